@@ -1,0 +1,108 @@
+"""Step 3, the other side: grade the Flask server on the test set, and time it.
+
+    python flask_client.py --data_dir data/mnist --port 5000 --num_tests 1000
+
+Exit status 0 only if every request was answered.
+"""
+
+import contextlib
+
+import numpy as np
+import orjson
+import requests
+
+from rnn_serving import command_line, dataset, latency
+from rnn_serving.command_line import UserError
+from rnn_serving.latency import RequestError
+
+JSON_HEADERS = {"Content-Type": "application/json"}
+
+
+def main(argv=None):
+    """Ask, report, and return the exit status."""
+    args = parse_arguments(argv)
+    test = dataset.load_test_images(args.data_dir, args.num_tests)
+    url = f"http://{latency.host_name(args.host)}:{args.port}/"
+    model = metadata(url, args.timeout)
+    load = latency.run_load(lambda: connect(url, args.timeout), test, args.batch_size, args.concurrency)
+    report = latency.make_report(
+        "flask",
+        "HTTP/JSON",
+        model.get("version"),
+        dataset.dataset_name(args.data_dir),
+        load,
+        len(test),
+        args.concurrency,
+        args.batch_size,
+    )
+    return latency.finish(report, args.json)
+
+
+def parse_arguments(argv):
+    """Return the parsed flags; a wrong one ends the process with status 2."""
+    parser = command_line.parser(__doc__)
+    latency.add_client_flags(parser, port=5000)
+    return parser.parse_args(argv)
+
+
+@contextlib.contextmanager
+def connect(url, timeout_s):
+    """Give a function `ask(images) -> probabilities` that keeps one connection open.
+
+    `images` is float32 (n, 28, 28), the answer an array (n, 10); it raises latency.RequestError.
+    """
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy stands between a client and a server on the same machine
+
+        def ask(images):
+            body = orjson.dumps({"data": images}, option=orjson.OPT_SERIALIZE_NUMPY)
+            answer = send(session.post, url, data=body, headers=JSON_HEADERS, timeout=timeout_s)
+            try:
+                return np.array(orjson.loads(answer.content)["y"], np.float32)
+            except (ValueError, KeyError, TypeError) as error:
+                raise RequestError(f"POST {url}: {answer.text[:100]!r}; expected JSON with 'y'") from error
+
+        yield ask
+
+
+def send(method, url, **arguments):
+    """Return a server's answer of status 200.
+
+    Raises: latency.RequestError with what the server or the connection said instead.
+    """
+    try:
+        answer = method(url, **arguments)
+    except requests.RequestException as error:
+        raise RequestError(f"{url}: {reason(error)}; expected an answer") from error
+    if answer.status_code != 200:
+        raise RequestError(f"{url}: status {answer.status_code} {answer.text[:200].strip()}; expected 200")
+    return answer
+
+
+def reason(error):
+    """Return why a request failed, without the layers that requests and urllib3 wrap around it."""
+    return str(getattr(error.args[0], "reason", error.args[0]) if error.args else error).split(": ", 1)[-1]
+
+
+def metadata(url, timeout_s):
+    """Return what the server says of its model, {} if it is another server that does not.
+
+    Raises: UserError if there is no server.
+    """
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            answer = session.get(url + "metadata", timeout=timeout_s)
+    except requests.RequestException as error:
+        raise UserError(
+            f"{url}: {reason(error)}; expected a server there, start one with python flask_server.py"
+        ) from error
+    try:
+        found = answer.json()
+    except ValueError:
+        return {}
+    return found if answer.ok and isinstance(found, dict) else {}
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,1 @@
+"""What two or more of the steps at the root share."""

@@ -1,0 +1,1 @@
+"""What production adds to `flask_server.py`: processes and validation."""

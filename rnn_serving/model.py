@@ -1,0 +1,67 @@
+"""The static-unrolled LSTM, and the names that its tensors and its signature carry."""
+
+import math
+
+from rnn_serving.dataset import IMAGE_SHAPE, IMAGE_SIZE, NUM_CLASSES
+from rnn_serving.quiet_tensorflow import tf
+
+INPUT_NAME = "Input_X"  # the placeholder; its tensor is Input_X:0
+LOGITS_SCOPE = "output_layer"  # the logits are output_layer/add:0
+PREDICTION_NAME = "prediction"  # the probabilities are prediction:0
+INPUT_KEY, OUTPUT_KEY = "x_input", "y_output"
+OUTPUT_INITS = ("glorot", "normal")
+
+# Added to the forget gate, so that an untrained cell remembers (Jozefowicz et al., 2015).
+FORGET_BIAS = 1.0
+
+INPUT_SPEC = tf.TensorSpec((None, *IMAGE_SHAPE), tf.float32, INPUT_NAME)
+
+
+class LSTMClassifier(tf.Module):
+    """Read an image row by row with one LSTM layer and classify it by the last hidden state.
+
+    The 28 steps are unrolled in Python: the graph has no loop, and the same call builds it for training (in a
+    `tf.function`) and for export (in a `tf.Graph`).
+    """
+
+    def __init__(self, num_hidden=128, output_init="glorot", seed=0):
+        """Make the variables, float32; the same `seed` gives the same values.
+
+        `output_init` is the distribution of the output layer's weights: "glorot" (uniform, scaled to the layer's
+        width) or "normal" (N(0, 1), as the article draws it).
+        """
+        super().__init__(name="lstm_classifier")
+        self.num_hidden = num_hidden
+        self.kernel = tf.Variable(_glorot(IMAGE_SIZE + num_hidden, 4 * num_hidden, (seed, 0)), name="lstm/kernel")
+        self.bias = tf.Variable(tf.zeros(4 * num_hidden), name="lstm/bias")
+        if output_init == "normal":
+            weights = tf.random.stateless_normal((num_hidden, NUM_CLASSES), (seed, 1))
+            biases = tf.random.stateless_normal((NUM_CLASSES,), (seed, 2))
+        else:
+            weights, biases = _glorot(num_hidden, NUM_CLASSES, (seed, 1)), tf.zeros(NUM_CLASSES)
+        self.output_weights = tf.Variable(weights, name=f"{LOGITS_SCOPE}/weights")
+        self.output_biases = tf.Variable(biases, name=f"{LOGITS_SCOPE}/biases")
+
+    def __call__(self, images):
+        """Return logits and probabilities, float32 (N, 10) each, of images, float32 (N, 28, 28)."""
+        images.shape.assert_is_compatible_with(INPUT_SPEC.shape)
+        with tf.name_scope("lstm"):
+            hidden = cell = tf.zeros((tf.shape(images)[0], self.num_hidden))
+            for row in tf.unstack(images, IMAGE_SIZE, axis=1):
+                hidden, cell = self._step(row, hidden, cell)
+        with tf.name_scope(LOGITS_SCOPE):
+            logits = tf.add(tf.matmul(hidden, self.output_weights), self.output_biases, name="add")
+        return logits, tf.nn.softmax(logits, name=PREDICTION_NAME)
+
+    def _step(self, row, hidden, cell):
+        """Advance the state, (N, num_hidden) twice, by one image row, (N, 28)."""
+        gates = tf.nn.bias_add(tf.matmul(tf.concat([row, hidden], axis=1), self.kernel), self.bias)
+        input_gate, candidate, forget_gate, output_gate = tf.split(gates, 4, axis=1)
+        cell = cell * tf.sigmoid(forget_gate + FORGET_BIAS) + tf.sigmoid(input_gate) * tf.tanh(candidate)
+        return tf.tanh(cell) * tf.sigmoid(output_gate), cell
+
+
+def _glorot(rows, columns, seed):
+    """Draw a (rows, columns) matrix that keeps the variance of what passes through it (Glorot & Bengio, 2010)."""
+    limit = math.sqrt(6 / (rows + columns))
+    return tf.random.stateless_uniform((rows, columns), seed, -limit, limit)

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Set up, then run the whole pipeline; the arguments are those of scripts/run_pipeline.py.
+set -euo pipefail
+source "$(dirname "$0")/setup.sh"
+
+exec "$python" scripts/run_pipeline.py "$@"
