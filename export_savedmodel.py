@@ -8,14 +8,15 @@ A version appears whole or not at all, and only if it answers real images as the
 from pathlib import Path
 
 import numpy as np
-from tensorflow.core.framework import types_pb2
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from rnn_serving import checkpoint, command_line, dataset, environment, exports, files, saved_model
 from rnn_serving.command_line import UserError, first_line
 from rnn_serving.dataset import IMAGE_SHAPE
 from rnn_serving.model import INPUT_KEY, INPUT_NAME, INPUT_SPEC, OUTPUT_KEY, LSTMClassifier
 from rnn_serving.quiet_tensorflow import tf
+
+from tensorflow.core.framework import types_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 MAX_DIFFERENCE = 1e-5
 COMPARED_IMAGES = 1000

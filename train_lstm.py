@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rnn_serving import checkpoint, command_line, dataset, environment, files
-from rnn_serving.command_line import UserError
+from rnn_serving.command_line import UserError, first_line
 from rnn_serving.model import INPUT_SPEC, OUTPUT_INITS, LSTMClassifier
 from rnn_serving.quiet_tensorflow import tf
 
@@ -179,7 +179,10 @@ class Training:
         )
         self.manager = tf.train.CheckpointManager(state, str(directory), max_to_keep=3)
         if self.manager.latest_checkpoint:
-            state.restore(self.manager.latest_checkpoint).assert_consumed()
+            try:
+                state.restore(self.manager.latest_checkpoint).assert_consumed()
+            except (*checkpoint.READ_ERRORS, AssertionError) as error:
+                raise checkpoint.unreadable(self.manager.latest_checkpoint, error) from error
             print(f"{directory}: going on from step {self.step.numpy()} of {args.training_steps}")
 
     def run(self):
@@ -236,7 +239,10 @@ class Training:
         if not all(np.isfinite(variable.numpy()).all() for variable in self.model.trainable_variables):
             raise self.diverged(step, "a weight is not finite")
         write_history(self.directory / "history.csv", history)
-        self.manager.save(checkpoint_number=step)
+        try:
+            self.manager.save(checkpoint_number=step)
+        except tf.errors.OpError as error:
+            raise UserError(f"{self.directory}: {first_line(error)}; expected to write a checkpoint") from error
 
     def diverged(self, step, what):
         """Return the error that stops a run which cannot get better."""

@@ -9,6 +9,8 @@ from rnn_serving.model import LSTMClassifier
 from rnn_serving.quiet_tensorflow import tf
 
 RUN_FILE = "run.json"
+# What TensorFlow raises for a damaged checkpoint: its own errors, and others where it maps their messages to Python's.
+READ_ERRORS = (tf.errors.OpError, ValueError, LookupError, RuntimeError)
 
 _KERNEL = "model/kernel/.ATTRIBUTES/VARIABLE_VALUE"
 _OUTPUT_WEIGHTS = "model/output_weights/.ATTRIBUTES/VARIABLE_VALUE"
@@ -38,8 +40,8 @@ def num_hidden(prefix):
     """
     try:
         shapes = tf.train.load_checkpoint(prefix).get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError) as error:
-        raise CheckpointError(f"{prefix}: not readable as a checkpoint ({first_line(error)})") from error
+    except READ_ERRORS as error:
+        raise unreadable(prefix, error) from error
     units = shapes.get(_OUTPUT_WEIGHTS, [0])[0]
     expected = {_KERNEL: [IMAGE_SIZE + units, 4 * units], _OUTPUT_WEIGHTS: [units, NUM_CLASSES]}
     found = {name: shapes.get(name) for name in expected}
@@ -50,21 +52,27 @@ def num_hidden(prefix):
     return units
 
 
+def unreadable(prefix, error):
+    """Return the error to raise for a checkpoint that could not be read."""
+    return CheckpointError(f"{prefix}: not readable as a checkpoint ({first_line(error)}); expected a whole one")
+
+
 def _listed(shapes):
     names = sorted(name.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE") for name in shapes if not name.startswith("_"))
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
 def restore(model, prefix):
-    """Give `model`, an LSTMClassifier, the weights of a checkpoint; return what `Checkpoint.restore` returns."""
+    """Give `model`, an LSTMClassifier, the weights of a checkpoint; return the status of `Checkpoint.read`."""
     units = num_hidden(prefix)
     if units != model.num_hidden:
         raise CheckpointError(f"{prefix}: {units} hidden units; expected {model.num_hidden} (--num_hidden)")
     try:
-        status = tf.train.Checkpoint(model=model).restore(prefix).expect_partial()
+        # read, not restore, which would add a save_counter to the graph that is exported.
+        status = tf.train.Checkpoint(model=model).read(prefix).expect_partial()
         return status.assert_existing_objects_matched()
-    except (tf.errors.OpError, ValueError) as error:
-        raise CheckpointError(f"{prefix}: not readable as a checkpoint ({first_line(error)})") from error
+    except READ_ERRORS as error:
+        raise unreadable(prefix, error) from error
 
 
 def load_model(prefix):

@@ -44,6 +44,7 @@ class LSTMClassifier(tf.Module):
 
     def __call__(self, images):
         """Return logits and probabilities, float32 (N, 10) each, of images, float32 (N, 28, 28)."""
+        images = tf.convert_to_tensor(images)
         images.shape.assert_is_compatible_with(INPUT_SPEC.shape)
         with tf.name_scope("lstm"):
             hidden = cell = tf.zeros((tf.shape(images)[0], self.num_hidden))

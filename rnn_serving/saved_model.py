@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
-from tensorflow.python.client import pywrap_tf_session
-
 from rnn_serving import exports
 from rnn_serving.command_line import first_line
 from rnn_serving.quiet_tensorflow import tf
 
+from tensorflow.python.client import pywrap_tf_session
+
 SERVE_TAG = tf.saved_model.SERVING
+# What TensorFlow 2 writes beside the signatures: an op to run once after loading, not a function of tensors.
+INIT_OP_SIGNATURE = "__saved_model_init_op"
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
 # Runs the ops in the thread of the caller: the call costs 7 us instead of 30, there is no hand-off to a pool. Large
@@ -124,7 +126,9 @@ def load(directory):
         with graph.as_default():
             meta_graph = tf.compat.v1.saved_model.load(session, [SERVE_TAG], str(directory))
         signatures = {
-            name: Signature(session, graph, definition) for name, definition in meta_graph.signature_def.items()
+            name: Signature(session, graph, definition)
+            for name, definition in meta_graph.signature_def.items()
+            if name != INIT_OP_SIGNATURE
         }
     except (tf.errors.OpError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         session.close()

@@ -27,9 +27,9 @@ def listen(host, port):
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise UserError(
-            f"{host}:{port}: {error.strerror}; expected a free port (--port) of this machine (--host)"
-        ) from error
+        # Python appends the address to an operating system's message, and has no number for a resolver's.
+        reason = os.strerror(error.errno) if error.errno > 0 else error.strerror
+        raise UserError(f"{host}:{port}: {reason}; expected a free port (--port) of this machine (--host)") from error
 
 
 def serve(load_app, listener, workers, threads):
@@ -53,9 +53,12 @@ def serve(load_app, listener, workers, threads):
         control_socket_disable=True,
         post_worker_init=lambda worker: _worker_is_ready(worker, f"http://{host}:{port}/"),
     )
+    arbiter = os.getpid()
     try:
         _GracefulArbiter(app).run()
     except SystemExit as end:
+        if os.getpid() != arbiter:
+            raise  # a worker's end, whose status the arbiter reads
         return 1 if end.code else 0
 
 

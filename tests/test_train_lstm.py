@@ -1,0 +1,187 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script
+
+import train_lstm
+from rnn_serving import checkpoint
+from rnn_serving.command_line import UserError
+from rnn_serving.quiet_tensorflow import tf
+
+QUICK = ("--training_steps", "4", "--num_hidden", "8", "--batch_size", "16", "--save_step", "2", "--display_step", "2")
+
+
+def train(data_dir, directory, *flags):
+    return train_lstm.main(["--data_dir", str(data_dir), "--checkpoint_dir", str(directory), *QUICK, *flags])
+
+
+def weights(directory):
+    reader = tf.train.load_checkpoint(checkpoint.latest(directory))
+    names = sorted(name for name in reader.get_variable_to_shape_map() if name.startswith(("model/", "optimizer/")))
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def test_a_run_prints_the_articles_line_and_writes_its_files(data_dir, tmp_path, capsys):
+    assert train(data_dir, tmp_path) == 0
+    output = capsys.readouterr().out
+    assert "Step 2, Minibatch Loss= " in output
+    assert "Step 4, Minibatch Loss= " in output
+    assert ", Training Accuracy= 0." in output
+    assert "Testing Accuracy: 0." in output
+    assert "9: " in output
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["flags"]["batch_size"] == 16
+    assert run["dataset"]["name"] == "digits"
+    assert run["step"] == 4
+    assert len(run["accuracy_by_digit"]) == 10
+    assert {"seconds", "versions", "machine", "training_accuracy", "testing_accuracy"} <= set(run)
+    with open(tmp_path / "history.csv", newline="") as lines:
+        assert [row["step"] for row in csv.DictReader(lines)] == ["2", "4"]
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_learns(checkpoint_dir):
+    assert checkpoint.read_run(checkpoint_dir)["testing_accuracy"] > 0.6
+
+
+def test_a_checkpoint_holds_model_optimizer_step_and_data_position(data_dir, tmp_path):
+    train(data_dir, tmp_path)
+    names = tf.train.load_checkpoint(checkpoint.latest(tmp_path)).get_variable_to_shape_map()
+    for part in ("model/kernel", "model/output_weights", "optimizer/_variables/8", "step", "images_drawn"):
+        assert any(name.startswith(part) for name in names), part
+
+
+def test_training_killed_goes_on_and_ends_with_the_weights_of_an_uninterrupted_run(data_dir, tmp_path):
+    # Batches of 500 of 1437 images: the run crosses the end of an epoch on both sides of the kill.
+    flags = ["--training_steps", "60", "--num_hidden", "16", "--batch_size", "500", "--save_step", "5"]
+    environment = os.environ | {"TF_DETERMINISTIC_OPS": "1"}
+    command = [sys.executable, "train_lstm.py", "--data_dir", data_dir, "--display_step", "5", *flags]
+    killed = [*command, "--checkpoint_dir", tmp_path / "killed"]
+    process = subprocess.Popen(killed, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while not list((tmp_path / "killed").glob("ckpt-*.index")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert "testing_accuracy" not in checkpoint.read_run(tmp_path / "killed")
+
+    resumed = run_script(*killed[1:], env=environment)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from step" in resumed.stdout
+    whole = run_script(*command[1:], "--checkpoint_dir", tmp_path / "whole", env=environment)
+    assert whole.returncode == 0, whole.stderr
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    steps = [line.split(",")[:3] for line in (tmp_path / "killed" / "history.csv").read_text().splitlines()]
+    assert steps == [line.split(",")[:3] for line in (tmp_path / "whole" / "history.csv").read_text().splitlines()]
+
+
+def test_a_finished_run_says_so_and_exits_0(data_dir, tmp_path, capsys):
+    train(data_dir, tmp_path)
+    before = checkpoint.latest(tmp_path)
+    assert train(data_dir, tmp_path, "--display_step", "3") == 0
+    assert "finished at step 4" in capsys.readouterr().out
+    assert checkpoint.latest(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "flags", [("--batch_size", "17"), ("--seed", "5"), ("--optimizer", "sgd"), ("--learning_rate", "0.5")]
+)
+def test_another_configuration_in_the_same_directory_is_refused_by_name(data_dir, tmp_path, flags):
+    train(data_dir, tmp_path)
+    with pytest.raises(UserError, match=rf"{flags[0]} \S+ \(asked: {flags[1]}\).*--restart"):
+        train(data_dir, tmp_path, *flags)
+
+
+def test_other_data_in_the_same_directory_is_refused_by_content(data_dir, tmp_path):
+    from conftest import random_split
+
+    from rnn_serving import dataset
+
+    train(data_dir, tmp_path / "run")
+    dataset.write_dataset(tmp_path / "digits", random_split(50), random_split(20))
+    with pytest.raises(UserError, match="other data"):
+        train(tmp_path / "digits", tmp_path / "run")
+
+
+def test_restart_starts_over_and_deletes_only_what_training_wrote(data_dir, tmp_path):
+    train(data_dir, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    assert train(data_dir, tmp_path, "--restart", "--seed", "3") == 0
+    assert checkpoint.read_run(tmp_path)["flags"]["seed"] == 3
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_init_from_takes_the_weights_of_another_checkpoint(data_dir, checkpoint_dir, tmp_path):
+    flags = ("--num_hidden", "32", "--learning_rate", "1e-30", "--init_from", str(checkpoint_dir))
+    assert train(data_dir, tmp_path, *flags) == 0
+    expected = checkpoint.load_model(checkpoint.latest(checkpoint_dir))
+    found = checkpoint.load_model(checkpoint.latest(tmp_path))
+    np.testing.assert_allclose(found.kernel.numpy(), expected.kernel.numpy(), atol=1e-6)
+
+
+def test_init_from_another_architecture_is_refused(data_dir, checkpoint_dir, tmp_path):
+    with pytest.raises(UserError, match="32 hidden units; expected 8"):
+        train(data_dir, tmp_path, "--init_from", str(checkpoint_dir))
+
+
+def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
+    flags = ("--training_steps", "50", "--optimizer", "sgd", "--learning_rate", "1e37", "--schedule", "constant")
+    with pytest.raises(UserError, match=r"step \d+: .*expected a finite number"):
+        train(data_dir, tmp_path, *flags, "--save_step", "1")
+    kept = tf.train.latest_checkpoint(str(tmp_path))
+    if kept:
+        assert np.isfinite(checkpoint.load_model(kept).kernel.numpy()).all()
+
+
+def test_min_accuracy_decides_the_exit_status(data_dir, tmp_path, capsys):
+    assert train(data_dir, tmp_path, "--min_accuracy", "1") == 1
+    assert "expected at least 1.0" in capsys.readouterr().err
+    assert train(data_dir, tmp_path, "--min_accuracy", "0") == 0
+
+
+def test_a_second_training_in_the_same_directory_is_refused_while_the_first_runs(data_dir, tmp_path):
+    with train_lstm.locked(tmp_path), pytest.raises(UserError, match="another training is running"):
+        train(data_dir, tmp_path)
+
+
+def test_every_optimizer_and_schedule_trains(data_dir, tmp_path):
+    for name in train_lstm.OPTIMIZERS:
+        for schedule in ("cosine", "constant"):
+            assert train(data_dir, tmp_path / name / schedule, "--optimizer", name, "--schedule", schedule) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--batch_size", "0"), "argument --batch_size: '0' is not a whole number of at least 1"),
+        (("--training_steps", "-1"), "argument --training_steps: '-1' is not a whole number of at least 1"),
+        (("--optimizer", "lion"), "argument --optimizer: invalid choice: 'lion'"),
+        (("--learning_rate", "nan"), "argument --learning_rate: 'nan' is not a number above 0"),
+        (("--min_accuracy", "98.5"), "argument --min_accuracy: '98.5' is not a number from 0 to 1"),
+    ],
+)
+def test_a_bad_flag_ends_with_status_2_and_says_what_was_expected(flags, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        train_lstm.main(list(flags))
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_as_a_script_an_error_is_one_line_without_traceback_or_start_up_noise(tmp_path):
+    ended = run_script("train_lstm.py", "--data_dir", tmp_path / "none")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"train_lstm.py: error: {tmp_path}/none does not exist")
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
