@@ -129,7 +129,7 @@ def largest_difference(model, directory, images):
     Raises: UserError if it is more than rounding can explain.
     """
     expected = tf.function(lambda batch: model(batch)[0], input_signature=[INPUT_SPEC])(images).numpy()
-    session, signatures = saved_model.load(directory)
+    session, signatures, _ = saved_model.load(directory)
     with session:
         exported = signatures[saved_model.DEFAULT_SIGNATURE]({INPUT_KEY: images})[OUTPUT_KEY]
     difference = float(np.abs(exported - expected).max())

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from rnn_serving.command_line import UserError, first_line
-from rnn_serving.dataset import IMAGE_SIZE, NUM_CLASSES
+from rnn_serving.dataset import NUM_CLASSES
 from rnn_serving.model import LSTMClassifier
 from rnn_serving.quiet_tensorflow import tf
 
@@ -12,7 +12,7 @@ RUN_FILE = "run.json"
 # What TensorFlow raises for a damaged checkpoint: its own errors, and others where it maps their messages to Python's.
 READ_ERRORS = (tf.errors.OpError, ValueError, LookupError, RuntimeError)
 
-_KERNEL = "model/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+_RECURRENT_KERNEL = "model/recurrent_kernel/.ATTRIBUTES/VARIABLE_VALUE"
 _OUTPUT_WEIGHTS = "model/output_weights/.ATTRIBUTES/VARIABLE_VALUE"
 
 
@@ -43,7 +43,7 @@ def num_hidden(prefix):
     except READ_ERRORS as error:
         raise unreadable(prefix, error) from error
     units = shapes.get(_OUTPUT_WEIGHTS, [0])[0]
-    expected = {_KERNEL: [IMAGE_SIZE + units, 4 * units], _OUTPUT_WEIGHTS: [units, NUM_CLASSES]}
+    expected = {_RECURRENT_KERNEL: [units, 4 * units], _OUTPUT_WEIGHTS: [units, NUM_CLASSES]}
     found = {name: shapes.get(name) for name in expected}
     if found != expected or not units:
         raise CheckpointError(

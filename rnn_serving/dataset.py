@@ -116,11 +116,16 @@ def _present(directory):
     if directory.exists() and not directory.is_dir():
         raise DatasetError(f"{directory} is a file; expected a directory with the four IDX files")
     is_default = os.path.abspath(directory) == os.path.abspath(DEFAULT_DIRECTORY)
-    if is_default and any(_find(directory, name) is None for name in MNIST_SHA256):
+    if is_default and not is_complete(directory):
         download(directory)
     elif not directory.exists():
         raise DatasetError(_how_to_get(f"{directory} does not exist"))
     return directory
+
+
+def is_complete(directory):
+    """Return whether all four files are there, compressed or not."""
+    return all(_find(Path(directory), name) for name in MNIST_SHA256)
 
 
 def download(directory, mirrors=MNIST_MIRRORS, sha256=MNIST_SHA256):

@@ -91,7 +91,7 @@ class ServedModel:
         self.version = exports.version_number(self.directory.resolve())
         self.name = origin.get("model", self.directory.resolve().parent.name)
         self.dataset = origin.get("dataset", {}).get("name")
-        self._session, self.signatures = load(self.directory)
+        self._session, self.signatures, _ = load(self.directory)
         if signature_name not in self.signatures:
             self.close()
             raise exports.ExportError(
@@ -116,7 +116,9 @@ class ServedModel:
 
 
 def load(directory):
-    """Return an open session and {name: Signature} of the SavedModel in a directory, TF1-style or TF2-style.
+    """Load the SavedModel in a directory, TF1-style or TF2-style.
+
+    Returns an open session, {name: Signature}, and {name: SignatureDef} with what is no function of tensors as well.
 
     Raises: exports.ExportError saying what is wrong with it.
     """
@@ -135,4 +137,4 @@ def load(directory):
         raise exports.ExportError(
             f"{directory}: does not load ({first_line(error)}); expected a SavedModel with the tag {SERVE_TAG!r}"
         ) from error
-    return session, signatures
+    return session, signatures, dict(meta_graph.signature_def)

@@ -160,3 +160,17 @@ def run_script(*command, timeout_s=120, **run):
     return subprocess.run(
         [sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, **run
     )
+
+
+def start_model_server(model_base_path, *flags, **popen):
+    """Start our model server on a free port; `server.ready[1]` is its gRPC address."""
+    command = [sys.executable, "-m", "rnn_serving.model_server", "--port=0", "--model_name=mnist"]
+    command += [f"--model_base_path={model_base_path}", *flags]
+    return started(*command, ready=r"Running gRPC ModelServer at (\S+)", **popen)
+
+
+@pytest.fixture(scope="session")
+def grpc_address(export_base):
+    """The address of a running model server with the small model."""
+    with start_model_server(export_base) as server:
+        yield server.ready[1]

@@ -1,0 +1,110 @@
+"""Start the servers as processes, wait until they answer, and stop them whatever happens. No TensorFlow."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import requests
+
+from rnn_serving.command_line import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+# Seconds a server may take to load its model, and to finish what is in flight.
+START_LIMIT_S, STOP_LIMIT_S = 120, 45
+ASK_AGAIN_S = 0.1
+
+
+def free_port():
+    """Return a TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def end_on_sigterm():
+    """Make SIGTERM raise SystemExit, so that every `with` and `finally` on the way out is run."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
+@contextlib.contextmanager
+def flask_server(model_path, *flags):
+    """Run `flask_server.py` on a free port; the value is its URL."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/"
+    command = [sys.executable, ROOT / "flask_server.py", "--model_path", model_path, "--port", port, *flags]
+    with running(command, lambda: _ask_http(url + "metadata")):
+        yield url
+
+
+@contextlib.contextmanager
+def tfserving(model_base_path, *flags):
+    """Run `scripts/serve_tfserving.sh` on a free port; the value is its gRPC address."""
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    command = [
+        ROOT / "scripts" / "serve_tfserving.sh",
+        f"--port={port}",
+        f"--model_base_path={model_base_path}",
+        *flags,
+    ]
+    with running(command, lambda: _ask_grpc(address)):
+        yield address
+
+
+@contextlib.contextmanager
+def running(command, ask, limit_s=START_LIMIT_S):
+    """Run a server's command until the body ends; the body starts once `ask()` raises nothing.
+
+    Raises: UserError if the process ends before, or with the last error of `ask` after `limit_s` seconds.
+    """
+    process = subprocess.Popen([str(part) for part in command], env=os.environ | {"PYTHON": sys.executable})
+    try:
+        _wait_until_ready(process, ask, limit_s)
+        yield process
+    finally:
+        stop(process)
+
+
+def _wait_until_ready(process, ask, limit_s):
+    deadline = time.monotonic() + limit_s
+    while True:
+        if process.poll() is not None:
+            raise UserError(f"{_name(process)} ended with status {process.returncode}; expected it to serve")
+        try:
+            return ask()
+        except (requests.RequestException, grpc.FutureTimeoutError) as error:
+            if time.monotonic() > deadline:
+                reason = error or type(error).__name__
+                raise UserError(f"{_name(process)} does not answer after {limit_s} s: {reason}") from error
+        time.sleep(ASK_AGAIN_S)
+
+
+def _name(process):
+    return " ".join(Path(part).name for part in process.args[:2])
+
+
+def stop(process):
+    """Ask a process to end, and end it if it does not."""
+    process.terminate()
+    try:
+        process.wait(STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _ask_http(url):
+    with requests.Session() as session:
+        session.trust_env = False
+        session.get(url, timeout=START_LIMIT_S).raise_for_status()
+
+
+def _ask_grpc(address):
+    # TensorFlow Serving binds its port once the model is loaded, so a connection is readiness.
+    with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+        grpc.channel_ready_future(channel).result(timeout=1)

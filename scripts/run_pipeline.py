@@ -1,0 +1,127 @@
+"""Run all steps in order, as a user would: data, train, export, serve both ways, grade and time both, compare.
+
+    python scripts/run_pipeline.py                     # MNIST, or the offline digits where there is no network
+    python scripts/run_pipeline.py --data_dir DIR      # any data set in MNIST's form
+
+Each step's command is printed before it runs. The servers use free ports and are stopped whatever happens; a second
+run publishes the next version.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import threading
+
+import requests
+
+from rnn_serving import command_line, dataset, processes
+from rnn_serving.command_line import UserError
+from rnn_serving.dataset import DatasetError
+
+DIGITS_DIRECTORY = "data/digits"
+# Seconds to know whether there is a network; one that hangs counts as none.
+NETWORK_LIMIT_S = 4
+
+
+def main(argv=None):
+    """Run the pipeline; return the exit status."""
+    args = parse_arguments(argv)
+    processes.end_on_sigterm()
+    os.chdir(processes.ROOT)
+    data = data_set(args.data_dir)
+    checkpoint = ["--checkpoint_dir", args.checkpoint_dir or f"checkpoints/{dataset.dataset_name(data)}"]
+    steps = ["--training_steps", args.training_steps] if args.training_steps else []
+    tests = ["--num_tests", args.num_tests] if args.num_tests else []
+    run("train_lstm.py", "--data_dir", data, *checkpoint, *steps)
+    run("export_savedmodel.py", "--data_dir", data, *checkpoint, "--export_base_path", args.export_base_path)
+    say(f"python flask_server.py --model_path {args.export_base_path} &")
+    with processes.flask_server(args.export_base_path) as url:
+        client = ["--data_dir", data, *tests]
+        run("flask_client.py", *client, "--port", port_of(url))
+        say(f"scripts/serve_tfserving.sh --model_base_path={args.export_base_path} &")
+        with processes.tfserving(args.export_base_path) as address:
+            run("tfserving_client.py", *client, "--port", port_of(address))
+            servers = ["--flask", url, "--tfserving", address]
+            run("scripts/compare_latency.py", *client, *servers, "--reports_dir", args.reports_dir)
+    print(
+        f"\nCheckpoint: {checkpoint[1]}   model: {args.export_base_path}   reports: {args.reports_dir}   data: {data}"
+    )
+    return 0
+
+
+def parse_arguments(argv):
+    """Return the parsed flags; a wrong one ends the process with status 2."""
+    parser = command_line.parser(__doc__)
+    command_line.add_data_dir(parser)
+    parser.add_argument("--checkpoint_dir", help="where checkpoints go (default: checkpoints/<name of the data set>)")
+    parser.add_argument("--training_steps", type=command_line.positive_int, help="as for train_lstm.py")
+    parser.add_argument("--export_base_path", default="exports/mnist", help="directory of the model's versions")
+    parser.add_argument("--num_tests", type=command_line.positive_int, help="test images to ask, as for the clients")
+    parser.add_argument("--reports_dir", default="reports", help="where the comparison goes")
+    return parser.parse_args(argv)
+
+
+def data_set(directory):
+    """Return the directory of the data set to use: the one asked for, or the offline digits if there is no network."""
+    say(f"python -m rnn_serving.dataset {directory}" if directory == dataset.DEFAULT_DIRECTORY else f"ls {directory}")
+    if directory != dataset.DEFAULT_DIRECTORY or dataset.is_complete(directory):
+        return directory
+    try:
+        if not network_answers():
+            raise DatasetError(f"none of MNIST's mirrors answered within {NETWORK_LIMIT_S} s")
+        dataset.download(directory)
+        return directory
+    except DatasetError as error:
+        print(f"No MNIST ({command_line.first_line(error)}): taking scikit-learn's digits, {DIGITS_DIRECTORY}")
+    run("-m", "rnn_serving.digits", DIGITS_DIRECTORY)
+    return DIGITS_DIRECTORY
+
+
+def network_answers(mirrors=dataset.MNIST_MIRRORS, limit_s=NETWORK_LIMIT_S):
+    """Return whether one of the mirrors answers, whatever it says, within the limit."""
+    answered = threading.Event()
+    finished = threading.Semaphore(0)
+
+    def ask(mirror):
+        try:
+            requests.head(mirror, timeout=limit_s)
+            answered.set()
+        except requests.RequestException:
+            pass
+        finally:
+            finished.release()
+
+    # Daemon threads, because looking up a host's name has no time-out of its own.
+    for mirror in mirrors:
+        threading.Thread(target=ask, args=(mirror,), daemon=True).start()
+    for _ in mirrors:
+        if answered.is_set() or not finished.acquire(timeout=limit_s):
+            break
+    return answered.is_set()
+
+
+def run(script, *flags):
+    """Run one step with this Python.
+
+    Raises: UserError if its exit status is not 0.
+    """
+    arguments = [script, *map(str, flags)]
+    say(shlex.join(["python", *arguments]))
+    status = subprocess.run([sys.executable, *arguments], check=False).returncode
+    if status:
+        raise UserError(f"{script} ended with status {status}; expected 0")
+
+
+def say(command):
+    """Show the command of a step."""
+    print(f"\n$ {command}", flush=True)
+
+
+def port_of(address):
+    """Return the port of a URL or of HOST:PORT."""
+    return address.rstrip("/").rsplit(":", 1)[1]
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,112 @@
+import json
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+from conftest import run_script, start_model_server
+
+import tfserving_client
+from rnn_serving import checkpoint
+from rnn_serving.command_line import UserError
+from rnn_serving.quiet_tensorflow import tf
+
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+
+def client(address, data_dir, *flags):
+    host, port = address.rsplit(":", 1)
+    return tfserving_client.main(["--data_dir", str(data_dir), "--host", host, "--port", port, *flags])
+
+
+def test_its_accuracy_is_the_models_and_it_names_the_server(grpc_address, data_dir, checkpoint_dir, tmp_path):
+    assert client(grpc_address, data_dir, "--json", str(tmp_path / "r.json"), "--concurrency", "4") == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["accuracy"] == checkpoint.read_run(checkpoint_dir)["testing_accuracy"]
+    assert report["server"] == "rnn_serving.model_server"
+    assert (report["protocol"], report["model_version"], report["dataset"]) == ("gRPC", 1, "digits")
+
+
+def test_it_prints_the_lines_of_the_flask_client(grpc_address, data_dir, capsys):
+    assert client(grpc_address, data_dir, "--host", "http://127.0.0.1", "--num_tests", "10", "--batch_size", "4") == 0
+    output = capsys.readouterr().out
+    for line in ("Accuracy= ", "Time taken= ", "Latency in ms: mean ", "10 images, "):
+        assert line in output
+
+
+def test_a_proxy_is_not_asked_for_a_server_on_this_machine(grpc_address, data_dir, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert client(grpc_address, data_dir, "--num_tests", "2") == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--model_name", "nope"), "NOT_FOUND: Servable not found for request: Latest(nope); expected the name"),
+        (("--signature_name", "s"), "has no signature 's'; it offers ['serving_default']"),
+        (("--input_key", "images"), "has no input 'images' in 'serving_default'; it offers ['x_input']"),
+        (("--output_key", "scores"), "has no output 'scores' in 'serving_default'; it offers ['y_output']"),
+    ],
+)
+def test_what_does_not_fit_is_said_with_what_the_server_offers(grpc_address, data_dir, flags, message):
+    with pytest.raises(UserError) as error:
+        client(grpc_address, data_dir, *flags)
+    assert message in str(error.value)
+
+
+class Other(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec((None, 784), tf.float32, "x_input")])
+    def flat(self, x_input):
+        return {"y_output": x_input[:, :10]}
+
+
+def test_a_model_with_another_shape_is_refused_before_anything_is_timed(tmp_path, data_dir):
+    module = Other()
+    tf.saved_model.save(module, str(tmp_path / "mnist" / "1"), signatures={"serving_default": module.flat})
+    with start_model_server(tmp_path / "mnist") as server, pytest.raises(UserError) as error:
+        client(server.ready[1], data_dir)
+    assert "takes float32 (None, 784) as 'x_input'; expected float32 (None, 28, 28)" in str(error.value)
+
+
+def test_no_server_is_an_error_that_says_how_to_start_one(data_dir):
+    with pytest.raises(UserError, match="UNAVAILABLE: .*start one with scripts/serve_tfserving.sh"):
+        client("127.0.0.1:9", data_dir, "--timeout", "2")
+
+
+class Failing(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Passes the metadata on from a real server, and fails every Predict."""
+
+    def __init__(self, address):
+        self.real = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(address))
+
+    def GetModelMetadata(self, request, context):
+        return self.real.GetModelMetadata(request, timeout=10)
+
+    def Predict(self, request, context):
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")
+
+
+def test_errors_are_counted_listed_and_end_with_status_1(grpc_address, data_dir, tmp_path):
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Failing(grpc_address), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    assert client(f"127.0.0.1:{port}", data_dir, "--num_tests", "5", "--json", str(tmp_path / "r.json")) == 1
+    server.stop(0)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["errors"], report["correct"], report["accuracy"]) == (5, 0, 0)
+    assert report["server"] == "tensorflow_model_server"
+    assert report["error_list"][0] == "image 0: RESOURCE_EXHAUSTED: busy; expected an answer"
+
+
+def test_answers_are_read_in_every_encoding():
+    for tensor in (tf.make_tensor_proto(np.eye(3, 10, dtype=np.float32)), tf.make_tensor_proto(0.5, shape=(3, 10))):
+        assert tf.make_ndarray(tensor).shape == (3, 10)
+
+
+def test_as_a_script_an_error_is_one_line(data_dir):
+    ended = run_script("tfserving_client.py", "--data_dir", data_dir, "--port", "9", "--timeout", "2")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("tfserving_client.py: error: 127.0.0.1:9: UNAVAILABLE")
+    assert len(ended.stderr.splitlines()) == 1
