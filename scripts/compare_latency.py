@@ -180,6 +180,7 @@ def plot(path, result, servers):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
 
     figure, axes = plt.subplots(1, len(CONCURRENCIES) + 1, figsize=(15, 4), layout="constrained")
     for server in servers:
@@ -191,6 +192,9 @@ def plot(path, result, servers):
         axes[-1].plot(CONCURRENCIES, medians, marker="o", label=label)
     for axis, concurrency in zip(axes, CONCURRENCIES):
         axis.set(title=f"concurrency {concurrency}", xlabel="latency, ms", xscale="log", ylabel="requests answered, %")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ticker.ScalarFormatter())
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes[-1].set(title="throughput", xlabel="concurrency", ylabel="requests/s", xticks=CONCURRENCIES, ylim=(0, None))
     for axis in axes:
         axis.grid(alpha=0.3)
