@@ -71,7 +71,7 @@ def parse_arguments(argv):
     parser = command_line.parser(__doc__)
     command_line.add_data_dir(parser)
     parser.add_argument("--checkpoint_dir", help="where checkpoints go (default: checkpoints/<name of the data set>)")
-    parser.add_argument("--training_steps", type=command_line.positive_int, default=1600, help="optimizer steps")
+    parser.add_argument("--training_steps", type=command_line.positive_int, default=1500, help="optimizer steps")
     parser.add_argument("--batch_size", type=command_line.positive_int, default=128, help="images a step")
     parser.add_argument("--learning_rate", type=command_line.positive_float, default=0.008, help="peak learning rate")
     parser.add_argument(

@@ -32,19 +32,22 @@ def predict(models, request, timeout_s=None):
 def check_inputs(inputs, signature):
     """Raise INVALID_ARGUMENT unless a request's inputs are those of the signature."""
     sent, required = set(inputs), set(signature.inputs)
-    extra, missing = (",".join(sorted(names)) for names in (sent - required, required - sent))
-    surplus = f"Sent extra: {{{extra}}}. Missing but required: {{{missing}}}."
     if len(sent) != len(required):
         raise invalid_argument(
             f"input size does not match signature: {len(sent)}!={len(required)} "
-            f"len({{{','.join(sorted(sent))}}}) != len({{{','.join(sorted(required))}}}). {surplus}"
+            f"len({{{_joined(sent)}}}) != len({{{_joined(required)}}}). "
+            f"Sent extra: {{{_joined(sent - required)}}}. Missing but required: {{{_joined(required - sent)}}}."
         )
-    if missing:
-        alias = min(required - sent)
-        raise invalid_argument(
-            f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not found in request "
-            f"and no default value provided. {surplus}"
-        )
+    for alias, info in signature.inputs.items():
+        if alias not in sent:
+            raise invalid_argument(
+                f"Signature input alias: {alias}(feed name: {info.name}) not found in request and no default value "
+                f"provided. Inputs expected to be in the request {{{_joined(sent)}}}, or default input alias set: "
+            )
+
+
+def _joined(names):
+    return ",".join(sorted(names))
 
 
 def output_aliases(output_filter, signature):
@@ -52,9 +55,9 @@ def output_aliases(output_filter, signature):
     seen = []
     for alias in output_filter:
         if alias not in signature.outputs:
-            expected = ",".join(sorted(signature.outputs))
             raise invalid_argument(
-                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set {{{expected}}}."
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"{{{_joined(signature.outputs)}}}."
             )
         if alias in seen:
             raise invalid_argument(f"duplicate output tensor alias: {alias}")

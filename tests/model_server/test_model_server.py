@@ -84,7 +84,7 @@ INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
             request(x=IMAGE),
             INVALID,
             "Signature input alias: x_input(feed name: Input_X:0) not found in request and no default value provided. "
-            "Sent extra: {x}. Missing but required: {x_input}.",
+            "Inputs expected to be in the request {x}, or default input alias set: ",
         ),
         (
             request(output_filter=["y"]),
