@@ -70,7 +70,7 @@ def test_no_network_is_known_in_seconds_when_it_hangs():
 
 def test_without_a_network_the_offline_digits_are_taken_and_named_in_one_line(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("network_answers", lambda: False)
+    monkeypatch.setattr(run_pipeline, "network_answers", lambda: False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert run_pipeline.data_set("data/mnist") == "data/digits"
     line = "No MNIST (none of MNIST's mirrors answered within 4 s): taking scikit-learn's digits, data/digits\n"
@@ -83,7 +83,7 @@ def test_a_download_that_fails_half_way_falls_back_too(tmp_path, monkeypatch, ca
         raise dataset.DatasetError("cut off\nand more")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("network_answers", lambda: True)
+    monkeypatch.setattr(run_pipeline, "network_answers", lambda: True)
     monkeypatch.setattr(dataset, "download", fail)
     assert run_pipeline.data_set("data/mnist") == "data/digits"
     assert "No MNIST (cut off): taking" in capfd.readouterr().out
