@@ -5,6 +5,7 @@
 A version appears whole or not at all, and only if it answers real images as the checkpoint does.
 """
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -128,10 +129,9 @@ def largest_difference(model, directory, images):
 
     Raises: UserError if it is more than rounding can explain.
     """
-    expected = tf.function(lambda batch: model(batch)[0], input_signature=[INPUT_SPEC])(images).numpy()
-    session, signatures, _ = saved_model.load(directory)
-    with session:
-        exported = signatures[saved_model.DEFAULT_SIGNATURE]({INPUT_KEY: images})[OUTPUT_KEY]
+    expected = tf.function(lambda batch: model(batch)[0], [INPUT_SPEC], autograph=False)(images).numpy()
+    with contextlib.closing(saved_model.load(directory)) as loaded:
+        exported = loaded.signatures[saved_model.DEFAULT_SIGNATURE]({INPUT_KEY: images})[OUTPUT_KEY]
     difference = float(np.abs(exported - expected).max())
     if not difference <= MAX_DIFFERENCE:
         raise UserError(

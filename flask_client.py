@@ -8,14 +8,11 @@ Exit status 0 only if every request was answered.
 import contextlib
 
 import numpy as np
-import orjson
 import requests
 
 from rnn_serving import command_line, dataset, latency
-from rnn_serving.command_line import UserError
+from rnn_serving.command_line import UserError, request_failure
 from rnn_serving.latency import RequestError
-
-JSON_HEADERS = {"Content-Type": "application/json"}
 
 
 def main(argv=None):
@@ -55,33 +52,13 @@ def connect(url, timeout_s):
         session.trust_env = False  # no proxy stands between a client and a server on the same machine
 
         def ask(images):
-            body = orjson.dumps({"data": images}, option=orjson.OPT_SERIALIZE_NUMPY)
-            answer = send(session.post, url, data=body, headers=JSON_HEADERS, timeout=timeout_s)
+            answer = latency.post_json(session, url, {"data": images}, timeout_s)
             try:
-                return np.array(orjson.loads(answer.content)["y"], np.float32)
+                return np.array(answer["y"], np.float32)
             except (ValueError, KeyError, TypeError) as error:
-                raise RequestError(f"POST {url}: {answer.text[:100]!r}; expected JSON with 'y'") from error
+                raise RequestError(f"{url}: {str(answer)[:100]}; expected JSON with 'y'") from error
 
         yield ask
-
-
-def send(method, url, **arguments):
-    """Return a server's answer of status 200.
-
-    Raises: latency.RequestError with what the server or the connection said instead.
-    """
-    try:
-        answer = method(url, **arguments)
-    except requests.RequestException as error:
-        raise RequestError(f"{url}: {reason(error)}; expected an answer") from error
-    if answer.status_code != 200:
-        raise RequestError(f"{url}: status {answer.status_code} {answer.text[:200].strip()}; expected 200")
-    return answer
-
-
-def reason(error):
-    """Return why a request failed, without the layers that requests and urllib3 wrap around it."""
-    return str(getattr(error.args[0], "reason", error.args[0]) if error.args else error).split(": ", 1)[-1]
 
 
 def metadata(url, timeout_s):
@@ -95,7 +72,7 @@ def metadata(url, timeout_s):
             answer = session.get(url + "metadata", timeout=timeout_s)
     except requests.RequestException as error:
         raise UserError(
-            f"{url}: {reason(error)}; expected a server there, start one with python flask_server.py"
+            f"{url}: {request_failure(error)}; expected a server there, start one with python flask_server.py"
         ) from error
     try:
         found = answer.json()

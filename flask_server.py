@@ -16,6 +16,8 @@ from rnn_serving.flask_endpoint import gunicorn_server
 from rnn_serving.flask_endpoint.tensor_from_json import InvalidTensor, tensor_from_json
 
 MAX_REQUEST_BYTES = 16 * 2**20
+# The newline is for whoever asks with curl.
+JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
 
 def main(argv=None):
@@ -123,7 +125,7 @@ def read_data():
 
 def json_response(value, status=200):
     """Return a value, NumPy arrays included, as an answer in JSON."""
-    return Response(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), status, mimetype="application/json")
+    return Response(orjson.dumps(value, option=JSON_OPTIONS), status, mimetype="application/json")
 
 
 def describe(model):

@@ -1,14 +1,18 @@
-"""Step 4: the same over gRPC. Grade TensorFlow Serving, or our model server, on the test set, and time it.
+"""Step 4: grade TensorFlow Serving, or our model server, on the test set, over gRPC or REST, and time it.
 
     scripts/serve_tfserving.sh &
-    python tfserving_client.py --data_dir data/mnist --port 9000 --num_tests 1000
+    python tfserving_client.py --data_dir data/mnist --num_tests 1000
 
 Exit status 0 only if every request was answered.
 """
 
 import contextlib
+from urllib.parse import quote
 
 import grpc
+import numpy as np
+import requests
+from google.protobuf import json_format
 
 from rnn_serving import command_line, dataset, latency
 from rnn_serving.command_line import UserError
@@ -33,26 +37,28 @@ CHANNEL_OPTIONS = (
 SERVED_BY, CPP_SERVER = "x-served-by", "tensorflow_model_server"
 
 
+PORTS = {"grpc": 9000, "rest": 8501}
+
+
 def main(argv=None):
     """Ask, report, and return the exit status."""
     args = parse_arguments(argv)
     test = dataset.load_test_images(args.data_dir, args.num_tests)
-    address = f"{latency.host_name(args.host)}:{args.port}"
-    with grpc.insecure_channel(address, CHANNEL_OPTIONS) as channel:
-        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        server, version = check_model(stub, address, args)
-        load = latency.run_load(lambda: connect(stub, args), test, args.batch_size, args.concurrency)
+    address = f"{latency.host_name(args.host)}:{args.port or PORTS[args.protocol]}"
+    with (open_grpc if args.protocol == "grpc" else open_rest)(address, args) as (server, version, connect):
+        load = latency.run_load(connect, test, args.batch_size, args.concurrency)
     report = latency.make_report(
-        server, "gRPC", version, dataset.dataset_name(args.data_dir), load,
-        len(test), args.concurrency, args.batch_size,
-    )  # fmt: skip
+        *(server, {"grpc": "gRPC", "rest": "REST"}[args.protocol], version, dataset.dataset_name(args.data_dir), load),
+        *(len(test), args.concurrency, args.batch_size),
+    )
     return latency.finish(report, args.json)
 
 
 def parse_arguments(argv):
     """Return the parsed flags; a wrong one ends the process with status 2."""
     parser = command_line.parser(__doc__)
-    latency.add_client_flags(parser, port=9000)
+    latency.add_client_flags(parser, port=None, port_help="the server's port (default: 9000, 8501 for REST)")
+    parser.add_argument("--protocol", choices=sorted(PORTS), default="grpc", help="how to ask")
     parser.add_argument("--model_name", default="mnist", help="the name the server gave the model")
     parser.add_argument("--signature_name", default="serving_default", help="the signature to run")
     parser.add_argument("--input_key", default=INPUT_KEY, help="the signature's input that takes the images")
@@ -61,8 +67,31 @@ def parse_arguments(argv):
 
 
 @contextlib.contextmanager
-def connect(stub, args):
-    """Give a function `ask(images) -> logits`: float32 (n, 28, 28) to (n, 10); it raises latency.RequestError."""
+def open_grpc(address, args):
+    """Give (name of the server's program, version, connect) once the model is known to fit the requests.
+
+    `connect()` gives a function `ask(images) -> logits`, float32 (n, 28, 28) to (n, 10), that raises
+    latency.RequestError. Raises: UserError saying what the server offers instead.
+    """
+    with grpc.insecure_channel(address, CHANNEL_OPTIONS) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name = args.model_name
+        try:
+            response, call = stub.GetModelMetadata.with_call(request, timeout=args.timeout)
+        except grpc.RpcError as error:
+            unknown = error.code() == grpc.StatusCode.NOT_FOUND
+            raise UserError(f"{address}: {error.code().name}: {error.details()}; {advice(unknown)}") from error
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        version = response.model_spec.version.value
+        check_model(signatures, address, version, args)
+        server = dict(call.trailing_metadata()).get(SERVED_BY, CPP_SERVER)
+        yield server, version, lambda: contextlib.nullcontext(ask_grpc(stub, args))
+
+
+def ask_grpc(stub, args):
+    """Return a function that asks with one request message, which it fills anew each time."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = args.model_name
     request.model_spec.signature_name = args.signature_name
@@ -76,32 +105,59 @@ def connect(stub, args):
         except grpc.RpcError as error:
             raise RequestError(f"{error.code().name}: {error.details()}; expected an answer") from error
 
-    yield ask
+    return ask
 
 
-def check_model(stub, address, args):
-    """Return (name of the server's program, version) once the model is known to fit the requests.
-
-    Raises: UserError saying what the server offers instead.
-    """
-    request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-    request.model_spec.name = args.model_name
+@contextlib.contextmanager
+def open_rest(address, args):
+    """Give what `open_grpc` gives, for the REST API."""
+    url = f"http://{address}/v1/models/{quote(args.model_name, safe='')}"
     try:
-        response, call = stub.GetModelMetadata.with_call(request, timeout=args.timeout)
-    except grpc.RpcError as error:
-        raise UserError(f"{address}: {error.code().name}: {error.details()}; {advice(error, args)}") from error
-    signatures = get_model_metadata_pb2.SignatureDefMap()
-    response.metadata["signature_def"].Unpack(signatures)
+        with direct_session() as session:
+            answer = session.get(url + "/metadata", timeout=args.timeout)
+    except requests.RequestException as error:
+        raise UserError(f"{url}: {command_line.request_failure(error)}; {advice(unknown=False)}") from error
+    if answer.status_code != 200:
+        raise UserError(f"{url}: {latency.status_of(answer)}; {advice(answer.status_code == 404)}")
+    found = answer.json()
+    signatures = json_format.ParseDict(found["metadata"]["signature_def"], get_model_metadata_pb2.SignatureDefMap())
+    version = int(found["model_spec"]["version"])
+    check_model(signatures, address, version, args)
+    yield answer.headers.get(SERVED_BY, CPP_SERVER), version, lambda: connect_rest(url + ":predict", args)
+
+
+@contextlib.contextmanager
+def connect_rest(url, args):
+    """Give a function that asks over one connection, which it keeps open."""
+    with direct_session() as session:
+
+        def ask(images):
+            request = {"signature_name": args.signature_name, "inputs": {args.input_key: images}}
+            outputs = latency.post_json(session, url, request, args.timeout).get("outputs")
+            # A signature with one output answers with its value alone.
+            return np.array(outputs[args.output_key] if isinstance(outputs, dict) else outputs, np.float32)
+
+        yield ask
+
+
+def direct_session():
+    """Return a session that asks no proxy: none stands between a client and a server on the same machine."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+def check_model(signatures, address, version, args):
+    """Raise UserError unless one of the signatures, a SignatureDefMap, fits the requests."""
     problem = misfit(signatures.signature_def, args)
     if problem:
-        raise UserError(f"{address}: model {args.model_name} version {response.model_spec.version.value} {problem}")
-    return dict(call.trailing_metadata()).get(SERVED_BY, CPP_SERVER), response.model_spec.version.value
+        raise UserError(f"{address}: model {args.model_name} version {version} {problem}")
 
 
-def advice(error, args):
-    """Return what was expected where the server could not tell its signatures."""
-    if error.code() == grpc.StatusCode.NOT_FOUND:
-        return f"expected the name the server was started with, --model_name is {args.model_name}"
+def advice(unknown):
+    """Return what was expected of a server that could not tell its signatures, or does not know the model."""
+    if unknown:
+        return "expected the name that the server was started with (--model_name)"
     return "expected a server there, start one with scripts/serve_tfserving.sh"
 
 

@@ -58,6 +58,7 @@ def main(argv=None):
             print(f"{directory}: finished at step {run['step']} ({summary(run)}); --restart trains it anew")
             return exit_status(run, args.min_accuracy)
         training = Training(args, data.train, directory)
+        files.write_json(directory / checkpoint.RUN_FILE, run)
         history = training.run()
         run |= results(training, data, history)
         plot(history, directory / "training.png")
@@ -122,7 +123,7 @@ def remove_run(directory):
 
 
 def begin_run(directory, args, data):
-    """Return what run.json says of the run in `directory`, or write it for a new one.
+    """Return what run.json says of the run in `directory`, or what it will say of a new one.
 
     Raises: UserError if the directory holds a run with other flags or other data.
     """
@@ -137,7 +138,6 @@ def begin_run(directory, args, data):
             raise UserError(
                 f"{directory} has a checkpoint but no {checkpoint.RUN_FILE}; expected both, or use --restart"
             )
-        files.write_json(directory / checkpoint.RUN_FILE, run)
         return run
     found = checkpoint.read_run(directory)
     differences = configuration_differences(found, run)
@@ -210,7 +210,7 @@ class Training:
                 self.save(step, history)
         return history
 
-    @tf.function(input_signature=[INPUT_SPEC, tf.TensorSpec((None,), tf.int32, "Input_Y")])
+    @tf.function(input_signature=[INPUT_SPEC, tf.TensorSpec((None,), tf.int32, "Input_Y")], autograph=False)
     def train_step(self, images, labels):
         """Make one optimizer step; return the minibatch's loss and accuracy before it, float32 scalars."""
         with tf.GradientTape() as tape:
@@ -305,7 +305,7 @@ def results(training, data, history):
 
 def predict(model, images):
     """Return the predicted digits, int (N,), of images, float32 (N, 28, 28)."""
-    classify = tf.function(lambda batch: tf.argmax(model(batch)[0], 1), input_signature=[INPUT_SPEC])
+    classify = tf.function(lambda batch: tf.argmax(model(batch)[0], 1), [INPUT_SPEC], autograph=False)
     batches = range(0, len(images), EVALUATION_BATCH)
     return np.concatenate([classify(images[start : start + EVALUATION_BATCH]).numpy() for start in batches])
 

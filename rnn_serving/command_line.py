@@ -40,6 +40,12 @@ def first_line(error):
     return (str(getattr(error, "message", error)).splitlines() or [type(error).__name__])[0]
 
 
+def request_failure(error):
+    """Return why an HTTP request failed, without the layers that requests and urllib3 wrap around it."""
+    cause = error.args[0] if error.args else error
+    return first_line(getattr(cause, "reason", cause)).split(": ", 1)[-1]
+
+
 def parser(doc):
     """Return an ArgumentParser that shows a script's docstring and every default."""
     return argparse.ArgumentParser(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnn_serving.command_line import UserError, first_line, parser, run
+from rnn_serving.command_line import UserError, parser, request_failure, run
 
 IMAGE_SIZE = 28
 IMAGE_SHAPE = (IMAGE_SIZE, IMAGE_SIZE)
@@ -135,14 +135,20 @@ def download(directory, mirrors=MNIST_MIRRORS, sha256=MNIST_SHA256):
     Raises: DatasetError with what every mirror answered.
     """
     directory = Path(directory)
+    is_new = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DatasetError(f"{directory}: {error.strerror}; expected a directory, there or to be made") from error
     mirrors = list(mirrors)
-    for name, checksum in sha256.items():
-        if _find(directory, name) is None:
-            _download_file(directory, name, checksum, mirrors)
+    try:
+        for name, checksum in sha256.items():
+            if _find(directory, name) is None:
+                _download_file(directory, name, checksum, mirrors)
+    except DatasetError:
+        if is_new and not any(directory.iterdir()):
+            directory.rmdir()
+        raise
 
 
 def _download_file(directory, name, checksum, mirrors):
@@ -160,7 +166,7 @@ def _download_file(directory, name, checksum, mirrors):
             pooch.retrieve(mirror + name, f"sha256:{checksum}", name, directory, downloader=downloader)
             return
         except (requests.RequestException, ValueError, OSError) as error:
-            failures.append(f"  {mirror}{name}: {first_line(error)}")
+            failures.append(f"  {mirror}{name}: {request_failure(error)}")
             mirrors.append(mirrors.pop(mirrors.index(mirror)))
     raise DatasetError(_how_to_get("\n".join([f"{directory / name} could not be downloaded:", *failures])))
 

@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass, field
 
 import numpy as np
+import orjson
+import requests
 
 from rnn_serving import command_line, files
 
@@ -157,14 +159,16 @@ def finish(report, json_file=None):
     print_report(report)
     if json_file:
         files.write_json(json_file, report)
-    return command_line.fail(f"{report['errors']} requests without an answer; expected none") if report["errors"] else 0
+    return (
+        command_line.fail(f"requests without an answer: {report['errors']}; expected none") if report["errors"] else 0
+    )
 
 
-def add_client_flags(parser, port):
+def add_client_flags(parser, port, port_help="the server's port"):
     """Add the flags that both clients have."""
     command_line.add_data_dir(parser)
     parser.add_argument("--host", default="127.0.0.1", help="the server's address, with or without http://")
-    parser.add_argument("--port", type=command_line.port_number, default=port, help="the server's port")
+    parser.add_argument("--port", type=command_line.port_number, default=port, help=port_help)
     parser.add_argument(
         "--num_tests", type=command_line.positive_int, help="test images to ask (default: all, but 1,000 at most)"
     )
@@ -172,6 +176,29 @@ def add_client_flags(parser, port):
     parser.add_argument("--concurrency", type=command_line.positive_int, default=1, help="requests at a time")
     parser.add_argument("--timeout", type=command_line.positive_float, default=10.0, help="seconds one answer may take")
     parser.add_argument("--json", metavar="FILE", help="write the report there as well")
+
+
+def post_json(session, url, value, timeout_s):
+    """Return the answer, as an object, to a value that is sent as JSON; NumPy arrays may be in it.
+
+    Raises: RequestError with what the server or the connection said instead.
+    """
+    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    try:
+        answer = session.post(url, data=body, headers={"Content-Type": "application/json"}, timeout=timeout_s)
+    except requests.RequestException as error:
+        raise RequestError(f"{url}: {command_line.request_failure(error)}; expected an answer") from error
+    if answer.status_code != 200:
+        raise RequestError(f"{url}: {status_of(answer)}; expected 200")
+    try:
+        return orjson.loads(answer.content)
+    except ValueError as error:
+        raise RequestError(f"{url}: {answer.text[:100]!r}; expected JSON") from error
+
+
+def status_of(answer):
+    """Return the status of an HTTP answer and the beginning of what it says, on one line."""
+    return f"status {answer.status_code} {' '.join(answer.text[:300].split())}"
 
 
 def host_name(host):

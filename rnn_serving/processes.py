@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -31,29 +32,47 @@ def end_on_sigterm():
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
-@contextlib.contextmanager
-def flask_server(model_path, *flags):
-    """Run `flask_server.py` on a free port; the value is its URL."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/"
-    command = [sys.executable, ROOT / "flask_server.py", "--model_path", model_path, "--port", port, *flags]
-    with running(command, lambda: _ask_http(url + "metadata")):
-        yield url
+class FlaskServer:
+    """`flask_server.py` on a free port, run in a `with` whose value is its URL."""
+
+    def __init__(self, model_path, *flags):
+        self.port = free_port()
+        self._flags = ["flask_server.py", "--model_path", str(model_path), "--port", str(self.port), *flags]
+
+    def __str__(self):
+        return shlex.join(["python", *self._flags])
+
+    def __enter__(self):
+        url = f"http://127.0.0.1:{self.port}/"
+        script, *flags = self._flags
+        self._running = running([sys.executable, ROOT / script, *flags], lambda: _ask_http(url + "metadata"))
+        self._running.__enter__()
+        return url
+
+    def __exit__(self, *error):
+        return self._running.__exit__(*error)
 
 
-@contextlib.contextmanager
-def tfserving(model_base_path, *flags):
-    """Run `scripts/serve_tfserving.sh` on a free port; the value is its gRPC address."""
-    port = free_port()
-    address = f"127.0.0.1:{port}"
-    command = [
-        ROOT / "scripts" / "serve_tfserving.sh",
-        f"--port={port}",
-        f"--model_base_path={model_base_path}",
-        *flags,
-    ]
-    with running(command, lambda: _ask_grpc(address)):
-        yield address
+class TFServing:
+    """`scripts/serve_tfserving.sh` on free ports, run in a `with` whose value is its gRPC address."""
+
+    def __init__(self, model_base_path, *flags):
+        self.port, self.rest_port = free_port(), free_port()
+        ports = [f"--port={self.port}", f"--rest_api_port={self.rest_port}"]
+        self._command = ["scripts/serve_tfserving.sh", *ports, f"--model_base_path={model_base_path}", *flags]
+
+    def __str__(self):
+        return shlex.join(self._command)
+
+    def __enter__(self):
+        address = f"127.0.0.1:{self.port}"
+        launcher, *flags = self._command
+        self._running = running([ROOT / launcher, *flags], lambda: _ask_grpc(address))
+        self._running.__enter__()
+        return address
+
+    def __exit__(self, *error):
+        return self._running.__exit__(*error)
 
 
 @contextlib.contextmanager

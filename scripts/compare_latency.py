@@ -12,7 +12,6 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
 from tqdm import tqdm
 
 import flask_client
@@ -107,17 +106,15 @@ def open_servers(stack, args):
     """Start, or find, the two servers and check that both have the model; they are stopped with `stack`."""
     if not (args.flask and args.tfserving):
         exports.newest(args.model_path)
-    url = args.flask or stack.enter_context(processes.flask_server(args.model_path))
+    url = args.flask or stack.enter_context(processes.FlaskServer(args.model_path))
     url = url.rstrip("/") + "/"
     metadata = flask_client.metadata(url, args.timeout)
     flask = Measured(BASELINE, "HTTP/JSON", metadata.get("version"), lambda: flask_client.connect(url, args.timeout))
 
-    address = args.tfserving or stack.enter_context(processes.tfserving(args.model_path))
-    channel = stack.enter_context(grpc.insecure_channel(address, tfserving_client.CHANNEL_OPTIONS))
-    stub = tfserving_client.prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    address = args.tfserving or stack.enter_context(processes.TFServing(args.model_path))
     asked = tfserving_client.parse_arguments(["--timeout", str(args.timeout)])
-    name, version = tfserving_client.check_model(stub, address, asked)
-    return [flask, Measured(name, "gRPC", version, lambda: tfserving_client.connect(stub, asked))]
+    name, version, connect = stack.enter_context(tfserving_client.open_grpc(address, asked))
+    return [flask, Measured(name, "gRPC", version, connect)]
 
 
 def measure(servers, test, rounds):

@@ -32,15 +32,18 @@ def main(argv=None):
     data = data_set(args.data_dir)
     checkpoint = ["--checkpoint_dir", args.checkpoint_dir or f"checkpoints/{dataset.dataset_name(data)}"]
     steps = ["--training_steps", args.training_steps] if args.training_steps else []
+    steps += ["--restart"] if args.restart else []
     tests = ["--num_tests", args.num_tests] if args.num_tests else []
     run("train_lstm.py", "--data_dir", data, *checkpoint, *steps)
     run("export_savedmodel.py", "--data_dir", data, *checkpoint, "--export_base_path", args.export_base_path)
-    say(f"python flask_server.py --model_path {args.export_base_path} &")
-    with processes.flask_server(args.export_base_path) as url:
+    flask = processes.FlaskServer(args.export_base_path)
+    say(f"{flask} &")
+    with flask as url:
         client = ["--data_dir", data, *tests]
         run("flask_client.py", *client, "--port", port_of(url))
-        say(f"scripts/serve_tfserving.sh --model_base_path={args.export_base_path} &")
-        with processes.tfserving(args.export_base_path) as address:
+        tfserving = processes.TFServing(args.export_base_path)
+        say(f"{tfserving} &")
+        with tfserving as address:
             run("tfserving_client.py", *client, "--port", port_of(address))
             servers = ["--flask", url, "--tfserving", address]
             run("scripts/compare_latency.py", *client, *servers, "--reports_dir", args.reports_dir)
@@ -56,6 +59,7 @@ def parse_arguments(argv):
     command_line.add_data_dir(parser)
     parser.add_argument("--checkpoint_dir", help="where checkpoints go (default: checkpoints/<name of the data set>)")
     parser.add_argument("--training_steps", type=command_line.positive_int, help="as for train_lstm.py")
+    parser.add_argument("--restart", action="store_true", help="train anew, as for train_lstm.py")
     parser.add_argument("--export_base_path", default="exports/mnist", help="directory of the model's versions")
     parser.add_argument("--num_tests", type=command_line.positive_int, help="test images to ask, as for the clients")
     parser.add_argument("--reports_dir", default="reports", help="where the comparison goes")
@@ -64,12 +68,12 @@ def parse_arguments(argv):
 
 def data_set(directory):
     """Return the directory of the data set to use: the one asked for, or the offline digits if there is no network."""
-    say(f"python -m rnn_serving.dataset {directory}" if directory == dataset.DEFAULT_DIRECTORY else f"ls {directory}")
     if directory != dataset.DEFAULT_DIRECTORY or dataset.is_complete(directory):
         return directory
     try:
         if not network_answers():
-            raise DatasetError(f"none of MNIST's mirrors answered within {NETWORK_LIMIT_S} s")
+            raise DatasetError("none of MNIST's mirrors answers")
+        say(f"python -m rnn_serving.dataset {directory}")
         dataset.download(directory)
         return directory
     except DatasetError as error:

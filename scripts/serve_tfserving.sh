@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Step 4: serve the exported model over gRPC with what this machine has: tensorflow_model_server on PATH,
+# Step 4: serve the exported model over gRPC and REST with what this machine has: tensorflow_model_server on PATH,
 # else Docker's tensorflow/serving if the image is there, else this project's own rnn_serving.model_server.
 #
-#     scripts/serve_tfserving.sh [--port=9000] [--model_name=mnist] [--model_base_path=exports/mnist] [more flags]
+#     scripts/serve_tfserving.sh [--port=9000] [--rest_api_port=8501] [--model_name=mnist] [--model_base_path=exports/mnist]
 #
-# The flags are those of tensorflow_model_server and reach any of the three unchanged. TFSERVING=binary, docker or
+# More flags may follow. They are those of tensorflow_model_server and reach any of the three unchanged. TFSERVING=binary, docker or
 # python forces one; only TFSERVING=docker may pull the image.
 set -euo pipefail
 
 image=tensorflow/serving
-port=9000 name=mnist base=exports/mnist rest= others=()
+port=9000 rest=8501 name=mnist base=exports/mnist others=()
 for argument in "$@"; do
     case $argument in
         --port=*) port=${argument#*=} ;;
@@ -41,7 +41,7 @@ has_image() {
 
 has_version || fail "$base has no version to serve; expected $base/<version>/saved_model.pb, as export_savedmodel.py writes it"
 base=$(cd "$base" && pwd)
-flags=("--port=$port" ${rest:+"--rest_api_port=$rest"} "--model_name=$name" "--model_base_path=$base" ${others[@]+"${others[@]}"})
+flags=("--port=$port" "--rest_api_port=$rest" "--model_name=$name" "--model_base_path=$base" ${others[@]+"${others[@]}"})
 
 choice=${TFSERVING:-}
 if [ -z "$choice" ]; then
@@ -51,15 +51,18 @@ if [ -z "$choice" ]; then
     fi
 fi
 case $choice in
-    binary) command=(tensorflow_model_server) ;;
+    binary)
+        command -v tensorflow_model_server >/dev/null || fail "no tensorflow_model_server on PATH; expected one with TFSERVING=binary"
+        command=(tensorflow_model_server)
+        ;;
     docker)
         publish=(--publish "127.0.0.1:$port:$port")
-        [ "${rest:-0}" = 0 ] || publish+=(--publish "127.0.0.1:$rest:$rest")
+        [ "$rest" = 0 ] || publish+=(--publish "127.0.0.1:$rest:$rest")
         command=(docker run --rm --init "${publish[@]}" --mount "type=bind,source=$base,target=$base,readonly"
             --entrypoint tensorflow_model_server "$image")
         ;;
     python)
-        python=${PYTHON:-$(dirname "$0")/../.venv/bin/python}
+        python=${PYTHON:-$(cd "$(dirname "$0")/.." && pwd)/.venv/bin/python}
         [ -x "$python" ] || python=python3
         command=("$python" -m rnn_serving.model_server)
         ;;

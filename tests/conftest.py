@@ -15,10 +15,15 @@ import pytest
 
 import export_savedmodel
 import train_lstm
-from rnn_serving import dataset, digits
+from rnn_serving import dataset, digits, processes
 
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 90
+
+
+def pytest_addoption(parser):
+    """Let the conformance tests be aimed at another server."""
+    parser.addoption("--server_command", default=None, help="what to start instead of rnn_serving.model_server")
 
 
 @pytest.fixture(scope="session")
@@ -164,8 +169,8 @@ def run_script(*command, timeout_s=120, **run):
 
 def start_model_server(model_base_path, *flags, **popen):
     """Start our model server on a free port; `server.ready[1]` is its gRPC address."""
-    command = [sys.executable, "-m", "rnn_serving.model_server", "--port=0", "--model_name=mnist"]
-    command += [f"--model_base_path={model_base_path}", *flags]
+    command = [sys.executable, "-m", "rnn_serving.model_server", f"--port={processes.free_port()}"]
+    command += ["--model_name=mnist", f"--model_base_path={model_base_path}", *flags]
     return started(*command, ready=r"Running gRPC ModelServer at (\S+)", **popen)
 
 

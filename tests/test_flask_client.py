@@ -70,7 +70,7 @@ class Failing(BaseHTTPRequestHandler):
     ("answer", "message"),
     [
         ((503, b'{"error": "busy"}'), 'status 503 {"error": "busy"}; expected 200'),
-        ((200, b"<html>"), "expected JSON with 'y'"),
+        ((200, b"<html>"), "'<html>'; expected JSON"),
         ((200, b'{"x": 1}'), "expected JSON with 'y'"),
         ((200, b'{"y": [[1, 2], [3]]}'), "expected JSON with 'y'"),
         ((200, b'{"y": [1, 2]}'), "answer has shape (2,)"),

@@ -99,7 +99,7 @@ def test_without_one_answer_the_report_is_still_json(tmp_path, capsys):
     assert written["errors"] == 7
     output = capsys.readouterr()
     assert "and 2 more" in output.out
-    assert "7 requests without an answer; expected none" in output.err
+    assert "requests without an answer: 7; expected none" in output.err
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "http://127.0.0.1", "http://127.0.0.1/"])

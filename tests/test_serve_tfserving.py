@@ -6,6 +6,8 @@ import sys
 import pytest
 from conftest import ROOT, started
 
+from rnn_serving import processes
+
 SCRIPT = ROOT / "scripts" / "serve_tfserving.sh"
 
 
@@ -30,7 +32,7 @@ def serve(path, base, *flags, **environment):
 
 
 RECORD = 'echo "ran $(basename "$0") $*"'
-FLAGS = "--port=9000 --model_name=mnist --model_base_path="
+FLAGS = "--port=9000 --rest_api_port=8501 --model_name=mnist --model_base_path="
 
 
 def test_the_binary_on_path_is_taken_first(path, export_base):
@@ -87,7 +89,7 @@ def test_nothing_to_serve_is_an_error(path, tmp_path):
 
 
 def test_signals_reach_the_server_itself(export_base):
-    command = [SCRIPT, "--port=0", f"--model_base_path={export_base}"]
+    command = [SCRIPT, f"--port={processes.free_port()}", f"--model_base_path={export_base}"]
     environment = os.environ | {"TFSERVING": "python", "PYTHON": sys.executable}
     with started(*command, ready="Running gRPC ModelServer", env=environment) as server:
         assert server.stop(signal.SIGTERM) == 0

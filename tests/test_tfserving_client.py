@@ -7,7 +7,7 @@ import pytest
 from conftest import run_script, start_model_server
 
 import tfserving_client
-from rnn_serving import checkpoint
+from rnn_serving import checkpoint, processes
 from rnn_serving.command_line import UserError
 from rnn_serving.quiet_tensorflow import tf
 
@@ -34,6 +34,24 @@ def test_it_prints_the_lines_of_the_flask_client(grpc_address, data_dir, capsys)
         assert line in output
 
 
+def test_rest_is_graded_and_timed_like_grpc(export_base, data_dir, tmp_path):
+    rest_port = processes.free_port()
+    with start_model_server(export_base, f"--rest_api_port={rest_port}") as server:
+        reports = []
+        for protocol, port in (("grpc", server.ready[1].rsplit(":", 1)[1]), ("rest", rest_port)):
+            flags = ["--protocol", protocol, "--batch_size", "7", "--json", str(tmp_path / protocol)]
+            server.wait_for("Exporting HTTP/REST API")
+            assert client(f"127.0.0.1:{port}", data_dir, *flags) == 0
+            reports.append(json.loads((tmp_path / protocol).read_text()))
+        assert [report["protocol"] for report in reports] == ["gRPC", "REST"]
+        for key in ("server", "model_version", "accuracy", "errors", "num_tests"):
+            assert reports[0][key] == reports[1][key]
+        with pytest.raises(UserError, match="status 404 .*Servable not found.*expected the name that"):
+            client(f"127.0.0.1:{rest_port}", data_dir, "--protocol", "rest", "--model_name", "nope")
+    with pytest.raises(UserError, match="Connection refused; expected a server there"):
+        client(f"127.0.0.1:{rest_port}", data_dir, "--protocol", "rest")
+
+
 def test_a_proxy_is_not_asked_for_a_server_on_this_machine(grpc_address, data_dir, monkeypatch):
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -43,7 +61,7 @@ def test_a_proxy_is_not_asked_for_a_server_on_this_machine(grpc_address, data_di
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--model_name", "nope"), "NOT_FOUND: Servable not found for request: Latest(nope); expected the name"),
+        (("--model_name", "nope"), "NOT_FOUND: Servable not found for request: Latest(nope); expected the name that"),
         (("--signature_name", "s"), "has no signature 's'; it offers ['serving_default']"),
         (("--input_key", "images"), "has no input 'images' in 'serving_default'; it offers ['x_input']"),
         (("--output_key", "scores"), "has no output 'scores' in 'serving_default'; it offers ['y_output']"),

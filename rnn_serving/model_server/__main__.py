@@ -1,6 +1,7 @@
-"""Serve a model as `tensorflow_model_server` does; see `rnn_serving.model_server`.
+"""Serve models as `tensorflow_model_server` does; see `rnn_serving.model_server`.
 
-python -m rnn_serving.model_server --port=9000 --model_name=mnist --model_base_path="$PWD/exports/mnist"
+python -m rnn_serving.model_server --port=9000 --rest_api_port=8501 --model_name=mnist \
+    --model_base_path="$PWD/exports/mnist"
 """
 
 import logging
@@ -25,12 +26,11 @@ def main(argv):
     try:
         options = flags.parse(argv)
     except FlagError as error:
-        print(f"{error}\n{flags.usage()}")
+        print(flags.usage() if "--help" in argv else f"{error}\n{flags.usage()}")
         return FAILED
     if options.version:
-        print(
-            f"rnn_serving.model_server {metadata.version('rnn-serving')}\nTensorFlow {metadata.version('tensorflow')}"
-        )
+        print(f"rnn_serving.model_server {metadata.version('rnn-serving')}")
+        print(f"TensorFlow Library: {metadata.version('tensorflow')}")
         return 0
     logging.basicConfig(format="%(asctime)s %(levelname).1s %(message)s", level=logging.INFO)
     # Imported here: TensorFlow takes seconds to load, which a mistyped flag should not have to wait for.
@@ -44,39 +44,73 @@ def main(argv):
 
 
 def serve(options):
-    """Load the model, then take calls until told to stop, and finish those in flight.
+    """Load the models, then take calls until told to stop, and finish those in flight.
 
     Raises: ServingError if the server cannot start.
     """
+    from rnn_serving.model_server.core import ServerCore
+    from rnn_serving.model_server.options import complete
+
+    core = ServerCore(complete(options))
+    stop = threading.Event()
+
+    def stop_on_signal(number, frame):
+        stop.set()
+        core.give_up()  # where it still waits for a first version
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop_on_signal)
+    try:
+        core.start()
+        if not stop.is_set():
+            take_calls(core, stop)
+    finally:
+        core.stop()
+    return 0
+
+
+def take_calls(core, stop):
+    """Open the ports, and close them when `stop` is set and the calls in flight are done.
+
+    Raises: ServingError if the gRPC port is taken.
+    """
     from rnn_serving.model_server.errors import invalid_argument
     from rnn_serving.model_server.grpc_server import create_server
-    from rnn_serving.model_server.models import load_newest
 
-    if options.rest_api_port:
-        raise invalid_argument(f"--rest_api_port={options.rest_api_port}: REST is not served yet; expected 0")
-    if not options.model_base_path:
-        raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    models = load_newest(
-        options.model_name,
-        options.model_base_path,
-        options.file_system_poll_wait_seconds,
-        options.max_num_load_retries,
-        options.load_retry_interval_micros / 1e6,
-    )
-    address = f"{options.host}:{options.port}"
+    options = core.options
+    address = f"{options.host}:{options.port}" if options.port or not options.grpc_socket_path else None
     try:
-        server, port = create_server(models, address, options.grpc_max_threads)
+        server, port = create_server(core, address)
     except RuntimeError as error:
-        log.error("%s: %s", address, error)
+        log.error("%s: %s; expected a free port (--port)", address, error)
         raise invalid_argument("Failed to BuildAndStart gRPC server") from error
     server.start()
     log.info("Running gRPC ModelServer at %s:%d ...", options.host, port)
+    rest = start_rest(core)
     stop.wait()
-    server.stop(GRACE_S).wait()
-    return 0
+    refused = server.stop(GRACE_S)
+    if rest:
+        rest.stop(GRACE_S)
+    refused.wait()
+
+
+def start_rest(core):
+    """Return the running REST side, None if there is none; a port that is taken is logged, and gRPC goes on alone."""
+    from rnn_serving.model_server.rest_server import RestServer
+
+    options = core.options
+    if not options.rest_api_port:
+        return None
+    try:
+        if options.rest_api_port == options.port:
+            raise OSError("it is the port of gRPC")
+        rest = RestServer(core)
+    except OSError as error:
+        log.error("Failed to start HTTP Server at %s:%d: %s", options.host, options.rest_api_port, error)
+        return None
+    rest.start()
+    log.info("Exporting HTTP/REST API at:%s:%d ...", options.host, options.rest_api_port)
+    return rest
 
 
 if __name__ == "__main__":

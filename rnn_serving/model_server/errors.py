@@ -30,7 +30,7 @@ class ServingError(Exception):
         """Return the message as a gRPC status carries it."""
         if len(self.message) <= MAX_DETAILS:
             return self.message
-        return self.message[: MAX_DETAILS - len(TRUNCATED)] + TRUNCATED
+        return self.message[:MAX_DETAILS] + TRUNCATED
 
 
 def invalid_argument(message):
@@ -41,6 +41,11 @@ def invalid_argument(message):
 def not_found(message):
     """Return the error for a model or version that is not there."""
     return ServingError(grpc.StatusCode.NOT_FOUND, message)
+
+
+def unimplemented(message):
+    """Return the error for what this server does not do."""
+    return ServingError(grpc.StatusCode.UNIMPLEMENTED, message)
 
 
 def failed_precondition(message):

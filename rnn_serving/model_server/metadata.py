@@ -7,7 +7,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 SIGNATURE_FIELD = "signature_def"
 
 
-def get_model_metadata(models, request):
+def get_model_metadata(core, request):
     """Return the GetModelMetadataResponse to a GetModelMetadataRequest.
 
     Raises: ServingError; the fields asked for are checked before the model.
@@ -17,12 +17,12 @@ def get_model_metadata(models, request):
     for name in request.metadata_field:
         if name != SIGNATURE_FIELD:
             raise invalid_argument(f"Metadata field {name} is not supported")
-    version = models.lookup(request.model_spec if request.HasField("model_spec") else None)
     signatures = get_model_metadata_pb2.SignatureDefMap()
-    for name, definition in version.signature_defs.items():
-        signatures.signature_def[name].CopyFrom(definition)
     response = get_model_metadata_pb2.GetModelMetadataResponse()
-    response.model_spec.name = request.model_spec.name
-    response.model_spec.version.value = version.number
+    with core.lookup(request.model_spec if request.HasField("model_spec") else None) as servable:
+        for name, signature in servable.signatures.items():
+            signatures.signature_def[name].CopyFrom(signature.definition)
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = servable.number
     response.metadata[SIGNATURE_FIELD].Pack(signatures)
     return response

@@ -1,49 +1,88 @@
 """The Predict call (predict_util.cc): checks in the order of the C++ server, with its words."""
 
-from rnn_serving.model_server.errors import failed_precondition, invalid_argument
-from rnn_serving.model_server.tensors import decode, encode
+import grpc
+
+from rnn_serving.model_server import monitoring
+from rnn_serving.model_server.errors import ServingError, failed_precondition, invalid_argument
+from rnn_serving.model_server.tensors import decode, encode, encode_as_content
 from rnn_serving.saved_model import DEFAULT_SIGNATURE
 
 from tensorflow_serving.apis import predict_pb2
 
+METHODS = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorflow/serving/regress")
 
-def predict(models, request, timeout_s=None):
+
+def predict(core, request, timeout_s=None):
     """Return the PredictResponse to a PredictRequest.
 
     `timeout_s` is what is left of the caller's deadline, None if there is none. Raises: ServingError.
     """
-    version = models.lookup(request.model_spec if request.HasField("model_spec") else None)
+    with core.lookup(request.model_spec if request.HasField("model_spec") else None) as servable:
+        if core.options.enable_signature_method_name_check:
+            check_method(servable, request)
+        with monitoring.model_call("Predict", request.model_spec.name):
+            name, outputs = run(servable, request, timeout_s)
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.signature_name = name
+        response.model_spec.version.value = servable.number
+        to_proto = encode_as_content if core.options.enable_serialization_as_tensor_content else encode
+        for alias, array in outputs.items():
+            response.outputs[alias].CopyFrom(to_proto(array))
+        return response
+
+
+def run(servable, request, timeout_s=None):
+    """Return the name of the signature that a PredictRequest means, and {alias: array} of its outputs.
+
+    Raises: ServingError.
+    """
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    signature = version.signatures.get(name)
+    signature = servable.signatures.get(name)
     if signature is None:
         raise failed_precondition(f'Serving signature key "{name}" not found.')
-    check_inputs(request.inputs, signature)
-    inputs = {alias: decode(alias, request.inputs[alias]) for alias in signature.inputs}
-    outputs = version.run(signature, inputs, output_aliases(request.output_filter, signature), timeout_s)
-    response = predict_pb2.PredictResponse()
-    response.model_spec.name = request.model_spec.name
-    response.model_spec.signature_name = name
-    response.model_spec.version.value = version.number
-    for alias, array in outputs.items():
-        response.outputs[alias].CopyFrom(encode(array))
-    return response
+    inputs = decode_inputs(request.inputs, signature)
+    return name, servable.run(signature, inputs, output_aliases(request.output_filter, signature), timeout_s)
 
 
-def check_inputs(inputs, signature):
-    """Raise INVALID_ARGUMENT unless a request's inputs are those of the signature."""
-    sent, required = set(inputs), set(signature.inputs)
-    if len(sent) != len(required):
-        raise invalid_argument(
-            f"input size does not match signature: {len(sent)}!={len(required)} "
-            f"len({{{_joined(sent)}}}) != len({{{_joined(required)}}}). "
-            f"Sent extra: {{{_joined(sent - required)}}}. Missing but required: {{{_joined(required - sent)}}}."
+def check_method(servable, request):
+    """Raise INTERNAL unless the signature's method is one that a Predict call may run."""
+    signature = servable.signatures.get(request.model_spec.signature_name or DEFAULT_SIGNATURE)
+    if signature is not None and signature.method_name not in METHODS:
+        raise ServingError(
+            grpc.StatusCode.INTERNAL,
+            f"Expected prediction signature method_name to be one of {{{', '.join(METHODS)}}}. "
+            f"Was: {signature.method_name}",
         )
+
+
+def decode_inputs(sent, signature):
+    """Return {alias: array} of what a request sends and, where it sends nothing, the signature's default values.
+
+    Raises: ServingError INVALID_ARGUMENT unless these are the inputs of the signature.
+    """
+    names, required, defaults = set(sent), set(signature.inputs), signature.definition.defaults
+    if len(names) > len(required) or (len(names) < len(required) and not defaults):
+        raise invalid_argument(
+            f"input size does not match signature: {len(names)}!={len(required)} "
+            f"len({{{_joined(names)}}}) != len({{{_joined(required)}}}). "
+            f"Sent extra: {{{_joined(names - required)}}}. Missing but required: {{{_joined(required - names)}}}."
+        )
+    inputs = {}
     for alias, info in signature.inputs.items():
-        if alias not in sent:
+        if alias not in names and alias not in defaults:
             raise invalid_argument(
                 f"Signature input alias: {alias}(feed name: {info.name}) not found in request and no default value "
-                f"provided. Inputs expected to be in the request {{{_joined(sent)}}}, or default input alias set: "
+                f"provided. Inputs expected to be in the request {{{_joined(names)}}}, "
+                f"or default input alias set: {_joined(defaults)}"
             )
+        inputs[alias] = decode(alias, sent[alias] if alias in names else defaults[alias])
+    if names - required:
+        raise invalid_argument(
+            f"Inputs contains invalid name. Used request inputs: {_joined(names & required)}, "
+            f"request input: {_joined(names)}"
+        )
+    return inputs
 
 
 def _joined(names):

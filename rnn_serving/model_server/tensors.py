@@ -77,9 +77,7 @@ def encode(array):
     """
     dtype = tf.as_dtype(array.dtype).as_datatype_enum
     tensor = tensor_pb2.TensorProto(dtype=dtype)
-    tensor.tensor_shape.SetInParent()
-    for size in array.shape:
-        tensor.tensor_shape.dim.add(size=size)
+    _set_shape(tensor, array.shape)
     if dtype in _PACKED_TAGS:
         # The field's bytes on the wire are the array's: merged at once instead of number by number.
         content = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
@@ -87,6 +85,31 @@ def encode(array):
     else:
         getattr(tensor, _FIELDS[dtype]).extend(_elements(array, dtype))
     return tensor
+
+
+def encode_as_content(array):
+    """Return an array as a TensorProto whose elements are in `tensor_content`, as the flag of that name asks."""
+    array = np.asarray(array)
+    tensor = tensor_pb2.TensorProto(dtype=tf.as_dtype(array.dtype).as_datatype_enum)
+    _set_shape(tensor, array.shape)
+    if array.dtype.kind != "O":
+        tensor.tensor_content = array.tobytes()
+        return tensor
+    # C++ writes strings as all lengths, then all bytes.
+    values = [value if isinstance(value, bytes) else str(value).encode() for value in np.ravel(array)]
+    tensor.tensor_content = b"".join([*(_varint(len(value)) for value in values), *values])
+    return tensor
+
+
+def _set_shape(tensor, shape):
+    tensor.tensor_shape.SetInParent()
+    for size in shape:
+        tensor.tensor_shape.dim.add(size=size)
+
+
+def dtype_name(array):
+    """Return the name of an array's type as protobuf has it, `DT_FLOAT`."""
+    return types_pb2.DataType.Name(tf.as_dtype(array.dtype).as_datatype_enum)
 
 
 def _elements(array, dtype):

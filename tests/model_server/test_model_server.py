@@ -173,7 +173,13 @@ def server_command(*flags):
         (["--help"], "unknown argument: --help\nusage: "),
         ([], "Failed to start server. Error: INVALID_ARGUMENT: Both server_options.model_base_path and "),
         (["--model_base_path=a/b"], "to have an absolute path or URI; got base_path()=a/b"),
-        (["--rest_api_port=8501", "--model_base_path=/a"], "REST is not served yet; expected 0"),
+        (["--ssl_config_file=/a", "--model_base_path=/a"], "UNIMPLEMENTED: --ssl_config_file=/a: TLS is not served"),
+        (
+            ["--port=0", "--model_base_path=/a"],
+            "server_options.grpc_port or server_options.grpc_socket_path must be set",
+        ),
+        (["--batching_parameters_file=/a", "--model_base_path=/a"], "without setting server_options.enable_batching"),
+        (["--model_config_file=/nonexistent/f"], "Error: NOT_FOUND: /nonexistent/f; No such file or directory"),
     ],
 )
 def test_a_command_line_that_cannot_be_served_ends_with_status_255(flags, message):
@@ -213,7 +219,7 @@ def test_it_waits_with_its_port_closed_until_there_is_a_version(export, tmp_path
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = ["-m", "rnn_serving.model_server", f"--port={port}", f"--model_base_path={tmp_path / 'mnist'}"]
-    with started(sys.executable, *command, ready="No versions of servable") as server:
+    with started(sys.executable, *command, ready="Could not find base path") as server:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=5)
         export(tmp_path / "mnist")
@@ -240,4 +246,7 @@ def test_a_signal_finishes_calls_in_flight_and_exits_0(export_base, how):
 
 def test_it_starts_without_start_up_noise(export_base):
     with start_model_server(export_base) as server:
-        assert len(server.output().splitlines()) == 1
+        assert [line.split(" ", 3)[3] for line in server.output().splitlines()] == [
+            "Successfully loaded servable version {name: mnist version: 1}",
+            f"Running gRPC ModelServer at {server.ready[1]} ...",
+        ]

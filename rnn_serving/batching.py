@@ -1,0 +1,145 @@
+"""Join what concurrent callers ask into one call. No TensorFlow."""
+
+import threading
+import time
+from collections import deque
+
+
+class QueueFullError(Exception):
+    """There is no room for another request: `batches` are waiting already."""
+
+    def __init__(self, batches):
+        super().__init__(f"{batches} batches are waiting")
+        self.batches = batches
+
+
+class ExpiredError(Exception):
+    """A request's time was up before its batch ran."""
+
+
+class Slots:
+    """How many batches may run at a time; several batchers can share them."""
+
+    def __init__(self, count):
+        self._free = threading.Semaphore(count)
+
+    def __enter__(self):
+        self._free.acquire()
+
+    def __exit__(self, *_):
+        self._free.release()
+
+
+class _Task:
+    """What one caller asked, and its answer."""
+
+    __slots__ = ("deadline", "error", "item", "leads", "result", "size", "wake")
+
+    def __init__(self, item, size, deadline):
+        self.item, self.size, self.deadline = item, size, deadline
+        self.result = self.error = None
+        self.leads, self.wake = False, threading.Event()
+
+
+class _Batch:
+    """Tasks that will run together."""
+
+    __slots__ = ("opened", "size", "tasks")
+
+    def __init__(self):
+        self.tasks, self.size, self.opened = [], 0, time.monotonic()
+
+
+class Batcher:
+    """Run `run(items) -> results` on what callers of `submit` bring at about the same time.
+
+    No thread of its own: one of the waiting callers runs the batch for all, so that a lone request is never handed to
+    another thread. A batch runs when it is full, or `timeout_s` after its first request, and a slot is free.
+    """
+
+    def __init__(self, run, max_batch_size, timeout_s=0.0, max_enqueued_batches=10, slots=None):
+        self._run, self._timeout_s, self._max_enqueued = run, timeout_s, max_enqueued_batches
+        self.max_batch_size = max_batch_size
+        self._slots = slots or Slots(1)
+        self._lock = threading.Lock()
+        self._filled = threading.Condition(self._lock)
+        self._batches, self._has_leader = deque(), False
+
+    def submit(self, item, size=1, deadline=None):
+        """Return the result for one item of `size` rows, at most `max_batch_size`.
+
+        `deadline` is a time of `time.monotonic()`. Raises: QueueFullError at once, ExpiredError, or what `run` raises.
+        """
+        task = _Task(item, size, deadline)
+        with self._lock:
+            self._enqueue(task)
+            if not self._has_leader:
+                self._has_leader = task.leads = True
+        if not task.leads:
+            task.wake.wait()
+        if task.leads:
+            self._lead()
+        if task.error:
+            raise task.error
+        return task.result[0]
+
+    def _enqueue(self, task):
+        """Put a task into the last batch, or into a new one if it does not fit."""
+        if not self._batches or self._batches[-1].size + task.size > self.max_batch_size:
+            if len(self._batches) >= self._max_enqueued:
+                raise QueueFullError(len(self._batches))
+            self._batches.append(_Batch())
+            self._filled.notify()
+        batch = self._batches[-1]
+        batch.tasks.append(task)
+        batch.size += task.size
+        if batch.size >= self.max_batch_size:
+            self._filled.notify()
+
+    def _lead(self):
+        """Take the first batch, which has the leader's own task, once it is ready; let the next one lead; run it."""
+        with self._lock:
+            self._wait_until_ready()
+        # The slot first: while there is none, the batch goes on filling.
+        with self._slots:
+            with self._lock:
+                batch = self._batches.popleft()
+                self._has_leader = bool(self._batches)
+                if self._batches:
+                    self._promote(self._batches[0].tasks[0])
+            self._answer(batch)
+
+    def _wait_until_ready(self):
+        while True:
+            batch = self._batches[0]
+            if len(self._batches) > 1 or batch.size >= self.max_batch_size:
+                return
+            remaining = batch.opened + self._timeout_s - time.monotonic()
+            if remaining <= 0:
+                return
+            self._filled.wait(remaining)
+
+    @staticmethod
+    def _promote(task):
+        task.leads = True
+        task.wake.set()
+
+    def _answer(self, batch):
+        """Run the tasks whose time is not up, and wake everyone who waits."""
+        now = time.monotonic()
+        live = []
+        for task in batch.tasks:
+            if task.deadline is not None and now > task.deadline:
+                task.error = ExpiredError()
+            else:
+                live.append(task)
+        try:
+            results = self._run([task.item for task in live]) if live else []
+            for task, result in zip(live, results, strict=True):
+                task.result = (result,)
+        except Exception as error:
+            for task in live:
+                task.error = error
+        finally:
+            for task in batch.tasks:
+                task.wake.set()
