@@ -20,7 +20,6 @@ from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 MAX_DIFFERENCE = 1e-5
-COMPARED_IMAGES = 1000
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 # One image from a client, and what batching makes of many: the first request of a new shape is the slow one.
 WARMUP_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -29,19 +28,18 @@ WARMUP_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 def main(argv=None):
     """Export one checkpoint as one version; return the exit status."""
     args = parse_arguments(argv)
-    data = dataset.load(args.data_dir)
-    directory = Path(args.checkpoint_dir or f"checkpoints/{data.name}")
+    test = dataset.load_test_images(args.data_dir)
+    directory = Path(args.checkpoint_dir or f"checkpoints/{dataset.dataset_name(args.data_dir)}")
     prefix = checkpoint.latest(directory)
     run = checkpoint.read_run(Path(prefix).parent)
     model = checkpoint.load_model(prefix)
     version = args.model_version or exports.next_version(args.export_base_path)
     with exports.publishing(args.export_base_path, version, args.overwrite) as staging:
         write_version(staging, args, version, prefix, run)
-        difference = largest_difference(model, staging, data.test.images[:COMPARED_IMAGES])
+        difference = largest_difference(model, staging, test.images)
     target = Path(args.export_base_path) / str(version)
     print_signature(target)
-    compared = min(COMPARED_IMAGES, len(data.test))
-    print(f"Largest difference between checkpoint and SavedModel on {compared} images: {difference:g}")
+    print(f"Largest difference between checkpoint and SavedModel on {len(test)} images: {difference:g}")
     print(f"Checkpoint: {checkpoint_size(prefix):,} bytes, export: {exports.directory_size(target):,} bytes")
     print(f"Exported {prefix} to {target}")
     return 0
@@ -54,7 +52,7 @@ def parse_arguments(argv):
     parser.add_argument("--checkpoint_dir", help="what to export (default: checkpoints/<name of the data set>)")
     parser.add_argument("--export_base_path", default="exports/mnist", help="directory of the model's versions")
     parser.add_argument(
-        "--model_version", type=command_line.positive_int, help="number to publish (default: the next one)"
+        "--model_version", type=command_line.version_number, help="number to publish (default: the next one)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the version if it exists")
     return parser.parse_args(argv)

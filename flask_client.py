@@ -70,7 +70,7 @@ def metadata(url, timeout_s):
         with requests.Session() as session:
             session.trust_env = False
             answer = session.get(url + "metadata", timeout=timeout_s)
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:
         raise UserError(
             f"{url}: {request_failure(error)}; expected a server there, start one with python flask_server.py"
         ) from error

@@ -16,6 +16,8 @@ from rnn_serving.flask_endpoint import gunicorn_server
 from rnn_serving.flask_endpoint.tensor_from_json import InvalidTensor, tensor_from_json
 
 MAX_REQUEST_BYTES = 16 * 2**20
+# Seconds without a byte of a request's body.
+BODY_TIMEOUT_S = 10
 # The newline is for whoever asks with curl.
 JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
@@ -66,6 +68,14 @@ def create_app(model):
     app.config["MODEL_DESCRIPTION"] = f"model {model.name} version {model.version}, data set {model.dataset}"
     image_input = only(model, "input", model.signature.inputs)
     logits_output = only(model, "output", model.signature.outputs)
+    if image_input.dtype != "float32" or not image_input.shape or None in image_input.shape[1:]:
+        raise UserError(
+            f"model {model.name} takes {image_input.dtype} {image_input.shape}; expected float32 of a fixed shape"
+        )
+    if logits_output.shape is None or len(logits_output.shape) != 2:
+        raise UserError(
+            f"model {model.name} answers shape {logits_output.shape}; expected a row of scores for each input"
+        )
 
     @app.post("/")
     def predict():
@@ -114,13 +124,42 @@ def read_data():
     """Return what the request's JSON has under "data"; abort with 415 or 400 where there is none."""
     if not request.is_json:
         abort(415, f"Content-Type is {request.content_type!r}; expected application/json")
+    if request.content_encoding:
+        abort(415, f"Content-Encoding is {request.content_encoding!r}; expected none")
     try:
-        body = orjson.loads(request.get_data(cache=False))
+        body = orjson.loads(read_body())
     except orjson.JSONDecodeError as error:
         abort(400, f"the body is no JSON ({error}); expected an object with the key 'data'")
     if not isinstance(body, dict) or "data" not in body:
         abort(400, "the body's JSON has no 'data'; expected an object with the key 'data'")
     return body["data"]
+
+
+def read_body():
+    """Return the body's bytes; abort with 413 if there are too many, with 400 if it is cut off."""
+    connection = request.environ.get("gunicorn.socket")
+    if connection:
+        # A client that stalls in the middle would keep a thread for ever.
+        connection.settimeout(BODY_TIMEOUT_S)
+    try:
+        return request.get_data(cache=False) if request.content_length is not None else read_chunks()
+    except TimeoutError:
+        abort(408, f"no more of the body came for {BODY_TIMEOUT_S} s; expected {request.content_length} bytes")
+
+
+def read_chunks():
+    """Return a body that came in chunks."""
+    # Of a body sent in chunks, Werkzeug would silently pass on as much as is allowed.
+    stream = request.environ["wsgi.input"]
+    try:
+        body = stream.read(MAX_REQUEST_BYTES + 1)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        abort(400, f"the body is no chunked encoding ({error}); expected an object with the key 'data'")
+    if len(body) > MAX_REQUEST_BYTES:
+        abort(413)
+    return body
 
 
 def json_response(value, status=200):

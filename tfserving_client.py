@@ -101,9 +101,11 @@ def ask_grpc(stub, args):
         request.inputs[args.input_key].CopyFrom(tf.make_tensor_proto(images))
         try:
             response = stub.Predict(request, timeout=args.timeout)
-            return tf.make_ndarray(response.outputs[args.output_key])
         except grpc.RpcError as error:
             raise RequestError(f"{error.code().name}: {error.details()}; expected an answer") from error
+        if args.output_key not in response.outputs:
+            raise RequestError(f"answer has outputs {sorted(response.outputs)}; expected {args.output_key!r}")
+        return tf.make_ndarray(response.outputs[args.output_key])
 
     return ask
 
@@ -115,7 +117,7 @@ def open_rest(address, args):
     try:
         with direct_session() as session:
             answer = session.get(url + "/metadata", timeout=args.timeout)
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:
         raise UserError(f"{url}: {command_line.request_failure(error)}; {advice(unknown=False)}") from error
     if answer.status_code != 200:
         raise UserError(f"{url}: {latency.status_of(answer)}; {advice(answer.status_code == 404)}")
@@ -133,9 +135,13 @@ def connect_rest(url, args):
 
         def ask(images):
             request = {"signature_name": args.signature_name, "inputs": {args.input_key: images}}
-            outputs = latency.post_json(session, url, request, args.timeout).get("outputs")
-            # A signature with one output answers with its value alone.
-            return np.array(outputs[args.output_key] if isinstance(outputs, dict) else outputs, np.float32)
+            answer = latency.post_json(session, url, request, args.timeout)
+            try:
+                outputs = answer["outputs"]
+                # A signature with one output answers with its value alone.
+                return np.array(outputs[args.output_key] if isinstance(outputs, dict) else outputs, np.float32)
+            except (KeyError, TypeError, ValueError) as error:
+                raise RequestError(f"{url}: {str(answer)[:100]}; expected JSON with 'outputs'") from error
 
         yield ask
 

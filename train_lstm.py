@@ -12,6 +12,7 @@ import fcntl
 import functools
 import io
 import math
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -52,6 +53,7 @@ def main(argv=None):
     directory = Path(args.checkpoint_dir or f"checkpoints/{data.name}")
     with locked(directory):
         if args.restart:
+            check_init_from(args, directory)
             remove_run(directory)
         run = begin_run(directory, args, data)
         if "testing_accuracy" in run:
@@ -91,7 +93,7 @@ def parse_arguments(argv):
     )
     parser.add_argument("--display_step", type=command_line.positive_int, default=200, help="steps between two lines")
     parser.add_argument("--save_step", type=command_line.positive_int, default=200, help="steps between checkpoints")
-    parser.add_argument("--seed", type=command_line.non_negative_int, default=0, help="of weights and data order")
+    parser.add_argument("--seed", type=command_line.seed, default=0, help="of weights and data order")
     parser.add_argument("--init_from", help="checkpoint (or directory of one) whose weights to start with")
     parser.add_argument("--restart", action="store_true", help="drop what the checkpoint directory holds")
     parser.add_argument(
@@ -115,11 +117,20 @@ def locked(directory):
         yield
 
 
+def check_init_from(args, directory):
+    """Raise UserError before a restart deletes what the new run would start with, or if that is not there."""
+    if args.init_from:
+        prefix = Path(checkpoint.latest(args.init_from))
+        if prefix.parent.resolve() == directory.resolve():
+            raise UserError(f"--init_from {args.init_from} is what --restart deletes; expected another directory")
+
+
 def remove_run(directory):
-    """Delete what an earlier run wrote, and nothing else."""
-    for pattern in ("checkpoint", "ckpt-*", checkpoint.RUN_FILE, "history.csv", "training.png"):
+    """Delete what an earlier run wrote, and nothing else; run.json goes first, so that none stands alone."""
+    for pattern in (checkpoint.RUN_FILE, "checkpoint", "ckpt-*", "history.csv", "training.png"):
         for path in directory.glob(pattern):
-            path.unlink()
+            # TensorFlow leaves a directory behind where it was killed while it wrote a checkpoint.
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def begin_run(directory, args, data):
@@ -168,8 +179,7 @@ class Training:
         """Start from random weights, from `--init_from`, or from the last checkpoint in `directory`."""
         self.args, self.split, self.directory = args, split, directory
         self.model = LSTMClassifier(args.num_hidden, args.output_init, args.seed)
-        if args.init_from:
-            checkpoint.restore(self.model, checkpoint.latest(args.init_from))
+        self.logits = tf.function(self.model, [INPUT_SPEC], autograph=False)
         self.optimizer = OPTIMIZERS[args.optimizer](learning_rate(args))
         self.optimizer.build(self.model.trainable_variables)
         self.step = tf.Variable(0, dtype=tf.int64)
@@ -178,6 +188,13 @@ class Training:
             model=self.model, optimizer=self.optimizer, step=self.step, images_drawn=self.images_drawn
         )
         self.manager = tf.train.CheckpointManager(state, str(directory), max_to_keep=3)
+        if self.manager.latest_checkpoint is None and args.init_from:
+            checkpoint.restore(self.model, checkpoint.latest(args.init_from))
+        if self.manager.latest_checkpoint is None and any(directory.glob("ckpt-*.index")):
+            raise UserError(
+                f"{directory / 'checkpoint'} is missing or damaged, but there are checkpoints; expected it to name the "
+                "newest, or use --restart"
+            )
         if self.manager.latest_checkpoint:
             try:
                 state.restore(self.manager.latest_checkpoint).assert_consumed()
@@ -194,7 +211,8 @@ class Training:
         for step in tqdm(
             range(first + 1, args.training_steps + 1), initial=first, total=args.training_steps, disable=None
         ):
-            loss, accuracy = (float(value) for value in self.train_step(*self.next_batch()))
+            batch = self.next_batch()
+            loss, accuracy = (float(value) for value in self.train_step(*batch))
             self.step.assign(step)
             if not math.isfinite(loss):
                 raise self.diverged(step, f"the loss is {loss}")
@@ -207,7 +225,7 @@ class Training:
                     f"Step {step}, Minibatch Loss= {loss:.4f}, Training Accuracy= {accuracy:.3f}", file=sys.stdout
                 )
             if step % args.save_step == 0 or last:
-                self.save(step, history)
+                self.save(step, history, batch)
         return history
 
     @tf.function(input_signature=[INPUT_SPEC, tf.TensorSpec((None,), tf.int32, "Input_Y")], autograph=False)
@@ -234,10 +252,11 @@ class Training:
         self.images_drawn.assign_add(self.args.batch_size)
         return self.split.images[indices], self.split.labels[indices].astype(np.int32)
 
-    def save(self, step, history):
-        """Write the history, then the checkpoint that it leads up to."""
-        if not all(np.isfinite(variable.numpy()).all() for variable in self.model.trainable_variables):
-            raise self.diverged(step, "a weight is not finite")
+    def save(self, step, history, batch):
+        """Write the history, then the checkpoint that it leads up to, if the weights still make sense of `batch`."""
+        logits, _ = self.logits(batch[0])
+        if not np.isfinite(logits).all():
+            raise self.diverged(step, "the logits are not finite")
         write_history(self.directory / "history.csv", history)
         try:
             self.manager.save(checkpoint_number=step)
@@ -276,7 +295,12 @@ def read_history(path, last_step):
     if not path.exists() or last_step == 0:
         return []
     with open(path, encoding="utf-8", newline="") as lines:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+        try:
+            rows = [{name: float(row[name]) for name in HISTORY_COLUMNS} for row in csv.DictReader(lines)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: damaged ({error}); expected what training wrote, delete it or --restart"
+            ) from error
     return [row | {"step": int(row["step"])} for row in rows if row["step"] <= last_step]
 
 
@@ -296,7 +320,7 @@ def results(training, data, history):
     by_digit = {str(digit): float(right[labels == digit].mean()) for digit in np.unique(labels)}
     return {
         "step": int(training.step.numpy()),
-        "seconds": history[-1]["seconds"],
+        "seconds": history[-1]["seconds"] if history else None,
         "testing_accuracy": float(right.mean()),
         "training_accuracy": float((predict(training.model, data.train.images) == data.train.labels).mean()),
         "accuracy_by_digit": by_digit,
@@ -337,7 +361,8 @@ def print_results(run, directory):
     """Print how well the model reads the test set, as a whole and digit by digit."""
     print(summary(run))
     print("By digit:", "  ".join(f"{digit}: {value:.3f}" for digit, value in run["accuracy_by_digit"].items()))
-    print(f"{run['step']} steps in {run['seconds']:.1f} s; checkpoint, history and plot are in {directory}")
+    seconds = "unknown time" if run["seconds"] is None else f"{run['seconds']:.1f} s"
+    print(f"{run['step']} steps in {seconds}; checkpoint, history and plot are in {directory}")
 
 
 def exit_status(run, min_accuracy):

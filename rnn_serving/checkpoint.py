@@ -89,8 +89,9 @@ def read_run(directory):
     """
     path = Path(directory) / RUN_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        run = json.loads(path.read_text(encoding="utf-8"))
+        return {"flags": dict(run["flags"]), "dataset": dict(run["dataset"])} | run
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; expected what train_lstm.py wrote beside its checkpoints") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}; expected the JSON that train_lstm.py wrote") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); expected the JSON that train_lstm.py wrote") from error

@@ -68,12 +68,17 @@ def add_data_dir(arguments):
 
 def positive_int(text):
     """Parse a whole number of at least 1."""
-    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
+    return _number(text, int, lambda value: 1 <= value < 2**31, "a whole number of at least 1")
 
 
-def non_negative_int(text):
-    """Parse a whole number of at least 0."""
-    return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
+def seed(text):
+    """Parse a seed: a whole number of 31 bits."""
+    return _number(text, int, lambda value: 0 <= value < 2**31, "a whole number from 0 to 2147483647")
+
+
+def version_number(text):
+    """Parse the number of a version: what fits into 63 bits, as TensorFlow Serving reads it."""
+    return _number(text, int, lambda value: 1 <= value < 2**63, "a whole number of at least 1, below 2^63")
 
 
 def positive_float(text):

@@ -45,6 +45,10 @@ class DatasetError(UserError):
     """A file that is missing, is no IDX file or does not fit the others; or a download that failed."""
 
 
+class NoNetworkError(DatasetError):
+    """No mirror could be reached."""
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Images as they are stored, uint8 (N, 28, 28) in 0..255, and their labels, uint8 (N,) in 0..9."""
@@ -159,7 +163,7 @@ def _download_file(directory, name, checksum, mirrors):
 
     pooch.get_logger().setLevel(logging.WARNING)
     downloader = pooch.HTTPDownloader(progressbar=True, timeout=MIRROR_TIMEOUT_S)
-    failures = []
+    failures, unreached = [], 0
     for mirror in list(mirrors):
         try:
             # pooch writes to a temporary file beside the target and renames it once the checksum agrees.
@@ -167,8 +171,10 @@ def _download_file(directory, name, checksum, mirrors):
             return
         except (requests.RequestException, ValueError, OSError) as error:
             failures.append(f"  {mirror}{name}: {request_failure(error)}")
+            unreached += isinstance(error, requests.ConnectionError | requests.Timeout)
             mirrors.append(mirrors.pop(mirrors.index(mirror)))
-    raise DatasetError(_how_to_get("\n".join([f"{directory / name} could not be downloaded:", *failures])))
+    kind = NoNetworkError if unreached == len(failures) else DatasetError
+    raise kind(_how_to_get("\n".join([f"{directory / name} could not be downloaded:", *failures])))
 
 
 def _how_to_get(problem):
@@ -244,12 +250,17 @@ def write_idx(path, array):
 
 
 def write_dataset(directory, train, test):
-    """Write two (images uint8 (N, 28, 28), labels uint8 (N,)) pairs as the four files of a data set."""
+    """Write two (images uint8 (N, 28, 28), labels uint8 (N,)) pairs as the four files of a data set.
+
+    Files that are there are left alone.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    for split, (images, labels) in {TRAIN: train, TEST: test}.items():
-        write_idx(directory / IMAGES_FILE.format(split=split), images)
-        write_idx(directory / LABELS_FILE.format(split=split), labels)
+    for split, arrays in {TRAIN: train, TEST: test}.items():
+        for name, array in zip((IMAGES_FILE, LABELS_FILE), arrays):
+            path = directory / name.format(split=split)
+            if _find(directory, path.name) is None:
+                write_idx(path, array)
 
 
 def main(argv=None):

@@ -55,7 +55,7 @@ def main(argv=None):
     directory = arguments.parse_args(argv).directory
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; expected a directory")
-    if not (directory.exists() and any(directory.iterdir())):
+    if not dataset.is_complete(directory):
         dataset.write_dataset(directory, *load_digits())
     written = dataset.load(directory)
     print(f"{directory}: {len(written.train):,} training and {len(written.test):,} test images")

@@ -20,7 +20,8 @@ class ExportError(UserError):
 def version_number(path):
     """Return the version a directory's name stands for, a positive int, or None."""
     name = Path(path).name
-    return int(name) if name.isascii() and name.isdigit() and int(name) > 0 else None
+    is_number = name.isascii() and name.isdigit() and len(name.lstrip("0")) < 20
+    return int(name) if is_number and 0 < int(name) < 2**63 else None
 
 
 def versions(base):
@@ -49,8 +50,9 @@ def newest(path):
 
 
 def next_version(base):
-    """Return the number after the newest version under `base`, 1 where there is none."""
-    return max(versions(base), default=0) + 1
+    """Return the number after the highest that a child of `base` has, 1 where there is none."""
+    children = Path(base).iterdir() if Path(base).is_dir() else ()
+    return max((version_number(path) or 0 for path in children), default=0) + 1
 
 
 @contextlib.contextmanager
@@ -109,7 +111,7 @@ def provenance(directory):
         found = json.loads((Path(directory) / PROVENANCE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and isinstance(found.get("dataset", {}), dict) else {}
 
 
 def directory_size(path):

@@ -9,6 +9,7 @@ import orjson
 import requests
 
 from rnn_serving import command_line, files
+from rnn_serving.dataset import NUM_CLASSES
 
 PERCENTILES = (50, 90, 95, 99)
 # How many errors are printed; the JSON object lists all.
@@ -101,8 +102,9 @@ def _try(ask, images):
         scores = np.asarray(ask(images))
     except RequestError as error:
         return None, str(error)
-    if scores.ndim != 2 or len(scores) != len(images):
-        return None, f"answer has shape {scores.shape}; expected a row for each of {len(images)} images"
+    if scores.shape != (len(images), NUM_CLASSES) or not np.isfinite(scores).all():
+        expected = f"{len(images)} rows of {NUM_CLASSES} finite numbers"
+        return None, f"answer has shape {scores.shape} or numbers that are not finite; expected {expected}"
     return scores, None
 
 
@@ -186,7 +188,7 @@ def post_json(session, url, value, timeout_s):
     body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
     try:
         answer = session.post(url, data=body, headers={"Content-Type": "application/json"}, timeout=timeout_s)
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:
         raise RequestError(f"{url}: {command_line.request_failure(error)}; expected an answer") from error
     if answer.status_code != 200:
         raise RequestError(f"{url}: {status_of(answer)}; expected 200")
@@ -202,5 +204,6 @@ def status_of(answer):
 
 
 def host_name(host):
-    """Return a host without the `http://` and the slash that users paste with it."""
-    return host.split("://", 1)[-1].rstrip("/")
+    """Return a host as a URL has it, without the `http://` and the slash that users paste; IPv6 in brackets."""
+    host = host.split("://", 1)[-1].rstrip("/")
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

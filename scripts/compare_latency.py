@@ -17,6 +17,7 @@ from tqdm import tqdm
 import flask_client
 import tfserving_client
 from rnn_serving import command_line, dataset, environment, exports, files, latency, processes
+from rnn_serving.command_line import UserError
 from rnn_serving.latency import Load
 
 CONCURRENCIES = (1, 8, 32)
@@ -44,7 +45,8 @@ def main(argv=None):
     table = markdown_table(result["rows"])
     print(table)
     write_reports(Path(args.reports_dir), result, table, servers)
-    return 1 if any(row["errors"] for row in result["rows"]) else 0
+    errors = sum(row["errors"] for row in result["rows"])
+    return command_line.fail(f"requests without an answer: {errors}; expected none") if errors else 0
 
 
 def parse_arguments(argv):
@@ -114,6 +116,8 @@ def open_servers(stack, args):
     address = args.tfserving or stack.enter_context(processes.TFServing(args.model_path))
     asked = tfserving_client.parse_arguments(["--timeout", str(args.timeout)])
     name, version, connect = stack.enter_context(tfserving_client.open_grpc(address, asked))
+    if metadata.get("version", version) != version:
+        raise UserError(f"{url} serves version {metadata['version']}, {address} version {version}; expected the same")
     return [flask, Measured(name, "gRPC", version, connect)]
 
 

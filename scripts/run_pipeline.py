@@ -17,7 +17,7 @@ import requests
 
 from rnn_serving import command_line, dataset, processes
 from rnn_serving.command_line import UserError
-from rnn_serving.dataset import DatasetError
+from rnn_serving.dataset import NoNetworkError
 
 DIGITS_DIRECTORY = "data/digits"
 # Seconds to know whether there is a network; one that hangs counts as none.
@@ -72,12 +72,12 @@ def data_set(directory):
         return directory
     try:
         if not network_answers():
-            raise DatasetError("none of MNIST's mirrors answers")
+            raise NoNetworkError("none of its mirrors answers")
         say(f"python -m rnn_serving.dataset {directory}")
         dataset.download(directory)
         return directory
-    except DatasetError as error:
-        print(f"No MNIST ({command_line.first_line(error)}): taking scikit-learn's digits, {DIGITS_DIRECTORY}")
+    except NoNetworkError as error:
+        print(f"No MNIST ({error}): taking scikit-learn's digits, {DIGITS_DIRECTORY}")
     run("-m", "rnn_serving.digits", DIGITS_DIRECTORY)
     return DIGITS_DIRECTORY
 

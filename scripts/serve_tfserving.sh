@@ -29,7 +29,7 @@ fail() {
 has_version() {
     local directory
     for directory in "$base"/[0-9]*/; do
-        [[ $(basename "$directory") =~ ^[0-9]+$ && -f $directory/saved_model.pb ]] && return
+        [[ $(basename "$directory") =~ ^0*[1-9][0-9]*$ && -f $directory/saved_model.pb ]] && return
     done
     return 1
 }
@@ -40,7 +40,7 @@ has_image() {
 }
 
 has_version || fail "$base has no version to serve; expected $base/<version>/saved_model.pb, as export_savedmodel.py writes it"
-base=$(cd "$base" && pwd)
+base=$(CDPATH='' cd -- "$base" && pwd)
 flags=("--port=$port" "--rest_api_port=$rest" "--model_name=$name" "--model_base_path=$base" ${others[@]+"${others[@]}"})
 
 choice=${TFSERVING:-}
@@ -62,8 +62,8 @@ case $choice in
             --entrypoint tensorflow_model_server "$image")
         ;;
     python)
-        python=${PYTHON:-$(cd "$(dirname "$0")/.." && pwd)/.venv/bin/python}
-        [ -x "$python" ] || python=python3
+        python=${PYTHON:-$(CDPATH='' cd -- "$(dirname "$0")/.." && pwd)/.venv/bin/python}
+        command -v "$python" >/dev/null || fail "no $python; expected an environment, ./scripts/test.sh makes one"
         command=("$python" -m rnn_serving.model_server)
         ;;
     *) fail "TFSERVING=$choice; expected binary, docker or python" ;;

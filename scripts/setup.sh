@@ -1,6 +1,7 @@
 # Sourced by run.sh and test.sh: makes .venv once and leaves $python set to its interpreter.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+caller=$PWD
+CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 fail() {
     echo "$(basename "$0"): error: $*" >&2

@@ -12,7 +12,7 @@ from rnn_serving import command_line
     ("kind", "text", "value"),
     [
         ("positive_int", "1", 1),
-        ("non_negative_int", "0", 0),
+        ("seed", "0", 0),
         ("positive_float", "1e-3", 0.001),
         ("fraction", "1", 1.0),
         ("port_number", "65535", 65535),
@@ -26,7 +26,7 @@ def test_a_flag_of_the_right_kind_is_a_number(kind, text, value):
     ("kind", "text"),
     [
         *(("positive_int", text) for text in ("0", "-1", "1.5", "abc", "")),
-        ("non_negative_int", "-1"),
+        *(("seed", text) for text in ("-1", "2147483648")),
         *(("positive_float", text) for text in ("0", "nan", "inf", "-1")),
         *(("fraction", text) for text in ("-0.1", "1.1", "nan")),
         *(("port_number", text) for text in ("-1", "65536", "http")),

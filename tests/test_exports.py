@@ -15,7 +15,7 @@ def test_versions_are_directories_with_a_number_and_a_model(tmp_path):
     (tmp_path / "12").mkdir()
     assert list(exports.versions(tmp_path)) == [1, 9, 10]
     assert exports.newest(tmp_path) == tmp_path / "10"
-    assert exports.next_version(tmp_path) == 11
+    assert exports.next_version(tmp_path) == 13
 
 
 def test_a_version_itself_may_be_named(tmp_path):

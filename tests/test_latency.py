@@ -66,7 +66,10 @@ def test_a_wrong_digit_is_wrong_and_an_error_is_an_error():
 
 def test_an_answer_of_the_wrong_length_is_an_error():
     load = latency.run_load(connecting(lambda images: np.zeros((1, 10))), SPLIT, 5)
-    assert load.errors[0] == "image 0: answer has shape (1, 10); expected a row for each of 5 images"
+    assert (
+        load.errors[0]
+        == "image 0: answer has shape (1, 10) or numbers that are not finite; expected 5 rows of 10 finite numbers"
+    )
 
 
 def test_a_defect_of_the_client_is_raised_not_counted():
@@ -105,3 +108,4 @@ def test_without_one_answer_the_report_is_still_json(tmp_path, capsys):
 @pytest.mark.parametrize("host", ["127.0.0.1", "http://127.0.0.1", "http://127.0.0.1/"])
 def test_a_host_may_be_given_with_or_without_http(host):
     assert latency.host_name(host) == "127.0.0.1"
+    assert latency.host_name("::1") == latency.host_name("http://[::1]") == "[::1]"

@@ -73,14 +73,14 @@ def test_without_a_network_the_offline_digits_are_taken_and_named_in_one_line(tm
     monkeypatch.setattr(run_pipeline, "network_answers", lambda: False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert run_pipeline.data_set("data/mnist") == "data/digits"
-    line = "No MNIST (none of MNIST's mirrors answers): taking scikit-learn's digits, data/digits\n"
+    line = "No MNIST (none of its mirrors answers): taking scikit-learn's digits, data/digits\n"
     assert capfd.readouterr().out.count(line) == 1
     assert len(dataset.load("data/digits").test) == 360
 
 
 def test_a_download_that_fails_half_way_falls_back_too(tmp_path, monkeypatch, capfd):
     def fail(directory):
-        raise dataset.DatasetError("cut off\nand more")
+        raise dataset.NoNetworkError("cut off")
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_pipeline, "network_answers", lambda: True)

@@ -136,13 +136,66 @@ def test_init_from_another_architecture_is_refused(data_dir, checkpoint_dir, tmp
         train(data_dir, tmp_path, "--init_from", str(checkpoint_dir))
 
 
-def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
-    flags = ("--training_steps", "50", "--optimizer", "sgd", "--learning_rate", "1e37", "--schedule", "constant")
-    with pytest.raises(UserError, match=r"step \d+: .*expected a finite number"):
-        train(data_dir, tmp_path, *flags, "--save_step", "1")
-    kept = tf.train.latest_checkpoint(str(tmp_path))
-    if kept:
-        assert np.isfinite(checkpoint.load_model(kept).kernel.numpy()).all()
+def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_checkpoint(data_dir, tmp_path, monkeypatch):
+    honest, drawn = train_lstm.Training.next_batch, []
+
+    def next_batch(self):
+        images, labels = honest(self)
+        drawn.append(1)
+        return images * (np.nan if len(drawn) == 4 else 1), labels
+
+    monkeypatch.setattr(train_lstm.Training, "next_batch", next_batch)
+    with pytest.raises(UserError, match=r"step 4: the loss is nan; expected a finite number.*ckpt-2"):
+        train(data_dir, tmp_path)
+    kept = checkpoint.latest(tmp_path)
+    assert kept.endswith("ckpt-2")
+    assert np.isfinite(checkpoint.load_model(kept).kernel.numpy()).all()
+
+
+def test_a_checkpoint_that_is_kept_answers_finite_numbers_however_training_diverged(data_dir, tmp_path):
+    flags = ("--optimizer", "sgd", "--learning_rate", "1e37", "--schedule", "constant", "--save_step", "1")
+    with pytest.raises(UserError, match=r"step \d+: .*expected a finite number.*Last good checkpoint: .*ckpt-\d"):
+        train(data_dir, tmp_path, *flags)
+    logits, _ = checkpoint.load_model(checkpoint.latest(tmp_path))(np.zeros((1, 28, 28), np.float32))
+    assert np.isfinite(logits).all()
+
+
+def test_a_typo_in_init_from_leaves_nothing_that_refuses_the_right_command(data_dir, checkpoint_dir, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint"):
+        train(data_dir, tmp_path / "run", "--num_hidden", "32", "--init_from", str(tmp_path / "typo"))
+    assert train(data_dir, tmp_path / "run", "--num_hidden", "32", "--init_from", str(checkpoint_dir)) == 0
+
+
+@pytest.mark.parametrize("start", ["typo", "run"])
+def test_restart_deletes_nothing_before_the_new_start_is_known_to_be_there(data_dir, tmp_path, start):
+    train(data_dir, tmp_path / "run")
+    with pytest.raises(UserError):
+        train(data_dir, tmp_path / "run", "--restart", "--init_from", str(tmp_path / start))
+    assert checkpoint.read_run(tmp_path / "run")["step"] == 4
+
+
+def test_a_directory_that_tensorflow_left_half_written_does_not_stop_a_restart(data_dir, tmp_path):
+    train(data_dir, tmp_path)
+    (tmp_path / "ckpt-6_temp").mkdir()
+    assert train(data_dir, tmp_path, "--restart") == 0
+
+
+def test_checkpoints_without_the_file_that_names_the_newest_are_not_overwritten(data_dir, tmp_path):
+    train(data_dir, tmp_path)
+    (tmp_path / "checkpoint").unlink()
+    run = json.loads((tmp_path / "run.json").read_text())
+    del run["testing_accuracy"]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    with pytest.raises(UserError, match="checkpoint is missing or damaged"):
+        train(data_dir, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "not json", '{"flags": 1, "dataset": 2}'])
+def test_a_damaged_run_json_is_an_error_that_names_it(data_dir, tmp_path, content):
+    train(data_dir, tmp_path)
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError, match="run.json: damaged"):
+        train(data_dir, tmp_path)
 
 
 def test_min_accuracy_decides_the_exit_status(data_dir, tmp_path, capsys):

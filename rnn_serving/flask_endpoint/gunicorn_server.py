@@ -5,6 +5,8 @@ import signal
 import socket
 import sys
 
+import gunicorn.util
+import orjson
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
@@ -38,6 +40,8 @@ def serve(load_app, listener, workers, threads):
     `load_app() -> WSGI application` is called in each worker, after the fork; it may raise UserError. One line is
     printed when the first worker has loaded.
     """
+    # What is no HTTP never reaches the application, and gunicorn has no setting for how it answers that.
+    gunicorn.util.write_error = write_json_error
     host, port = listener.getsockname()[:2]
     app = _Application(
         load_app,
@@ -60,6 +64,13 @@ def serve(load_app, listener, workers, threads):
         if os.getpid() != arbiter:
             raise  # a worker's end, whose status the arbiter reads
         return 1 if end.code else 0
+
+
+def write_json_error(sock, status, reason, message):
+    """Answer a connection that spoke no HTTP as the application answers errors."""
+    body = orjson.dumps({"error": f"{reason}: {message}; expected an HTTP/1.1 request"})
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    gunicorn.util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
 
 
 class _Application(BaseApplication):

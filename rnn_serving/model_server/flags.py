@@ -1,8 +1,10 @@
 """The command line of `tensorflow_model_server`: `--name=value`, and nothing else."""
 
+import re
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -27,6 +29,8 @@ class Flag:
         try:
             if kind is bool:
                 return True if text is None else _BOOLEANS[text.lower()]
+            if kind is int and not _INTEGER.fullmatch(text):
+                raise ValueError(text)
             return kind(text)
         except (KeyError, ValueError, TypeError) as error:
             raise FlagError(f"--{self.name}={text}: expected a value of type {kind.__name__}") from error

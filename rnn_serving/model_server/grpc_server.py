@@ -29,7 +29,7 @@ def create_server(core, address):
 
     Raises: RuntimeError if the port or the socket is taken.
     """
-    threads = core.options.grpc_max_threads or 4 * (os.cpu_count() or 1)
+    threads = core.options.grpc_max_threads if core.options.grpc_max_threads > 0 else 4 * (os.cpu_count() or 1)
     server = grpc.server(
         futures.ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
         options=[
@@ -65,6 +65,9 @@ def answering(method):
     @functools.wraps(method)
     def handler(self, request, context):
         context.set_trailing_metadata(SERVED_BY)
+        remaining_s = context.time_remaining()
+        if remaining_s is not None and remaining_s <= 0:
+            return context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")  # in the queue for a thread
         try:
             return method(self, request, context)
         except ServingError as error:

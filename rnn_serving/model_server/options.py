@@ -19,6 +19,9 @@ def complete(options):
         raise invalid_argument(
             "At least one of server_options.grpc_port or server_options.grpc_socket_path must be set."
         )
+    for name in ("port", "rest_api_port"):
+        if not 0 <= getattr(options, name) <= 65535:
+            raise invalid_argument(f"--{name}={getattr(options, name)}; expected a port from 0 to 65535")
     options.batching = _batching(options)
     options.metrics_path = _metrics_path(options)
     options.session_config = _session_config(options)

@@ -62,7 +62,7 @@ class RestServer:
             Application(core),
             host=options.host,
             port=options.rest_api_port,
-            threads=options.rest_api_num_threads or 4 * (os.cpu_count() or 1),
+            threads=options.rest_api_num_threads if options.rest_api_num_threads > 0 else 4 * (os.cpu_count() or 1),
             backlog=1024,
             connection_limit=10_000,
             channel_timeout=3600,  # an idle connection may stay: clients of the C++ server keep theirs

@@ -170,7 +170,7 @@ def server_command(*flags):
         (["--no_such_flag=1"], "unknown argument: --no_such_flag=1\nusage: "),
         (["--port", "9000"], "unknown argument: --port\nusage: "),
         (["--port=abc"], "--port=abc: expected a value of type int\nusage: "),
-        (["--help"], "unknown argument: --help\nusage: "),
+        (["--help"], "usage: python -m rnn_serving.model_server\n"),
         ([], "Failed to start server. Error: INVALID_ARGUMENT: Both server_options.model_base_path and "),
         (["--model_base_path=a/b"], "to have an absolute path or URI; got base_path()=a/b"),
         (["--ssl_config_file=/a", "--model_base_path=/a"], "UNIMPLEMENTED: --ssl_config_file=/a: TLS is not served"),
