@@ -27,10 +27,11 @@ class ServingError(Exception):
         return cls(grpc.StatusCode.UNKNOWN, str(error))
 
     def details(self):
-        """Return the message as a gRPC status carries it."""
-        if len(self.message) <= MAX_DETAILS:
-            return self.message
-        return self.message[:MAX_DETAILS] + TRUNCATED
+        """Return the message as a gRPC status carries it: cut after so many bytes."""
+        encoded = self.message.encode("utf-8", "replace")
+        if len(encoded) <= MAX_DETAILS:
+            return encoded.decode()
+        return encoded[:MAX_DETAILS].decode(errors="ignore") + TRUNCATED
 
 
 def invalid_argument(message):

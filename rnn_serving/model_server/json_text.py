@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)")
 _HEX4 = re.compile(r"[0-9A-Fa-f]{4}")
 _ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 # Nested lists take a Python frame each; deeper ones are an error, not a crash.
-_MAX_DEPTH = 500
+_MAX_DEPTH = 200
 
 
 class _ParseError(Exception):

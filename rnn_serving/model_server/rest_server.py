@@ -1,6 +1,7 @@
 """The REST API (http_server.cc, http_rest_api_handler.cc): paths, status codes, answers."""
 
-import logging
+import gzip
+import io
 import os
 import re
 import threading
@@ -13,15 +14,13 @@ import waitress
 from google.protobuf import json_format
 from waitress import wasyncore
 
-from rnn_serving.model_server import inference, json_tensors, json_text, monitoring
+from rnn_serving.model_server import inference, json_answers, json_requests, json_text, monitoring
 from rnn_serving.model_server.errors import ServingError, invalid_argument
 from rnn_serving.model_server.grpc_server import SERVED_BY
 from rnn_serving.model_server.metadata import SIGNATURE_FIELD, get_model_metadata
 from rnn_serving.saved_model import DEFAULT_SIGNATURE
 
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
-
-log = logging.getLogger(__name__)
+from tensorflow_serving.apis import get_model_metadata_pb2, model_pb2
 
 _MODEL = r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>[0-9]+)|/labels/(?P<label>[^/:]+))?"
 _ASK = re.compile(rf"{_MODEL}:(?P<verb>classify|regress|predict)", re.IGNORECASE | re.DOTALL)
@@ -41,6 +40,7 @@ HTTP_STATUS = {
     _Code.UNAVAILABLE: "503 Service Unavailable",
     _Code.DEADLINE_EXCEEDED: "504 Gateway Timeout",
 }
+MAX_BODY_BYTES = 2**31 - 1
 JSON, TEXT, HTML = "application/json", "text/plain", "text/html"
 CORS = [
     ("Access-Control-Allow-Origin", "*"),
@@ -66,7 +66,7 @@ class RestServer:
             backlog=1024,
             connection_limit=10_000,
             channel_timeout=3600,  # an idle connection may stay: clients of the C++ server keep theirs
-            max_request_body_size=2**31 - 1,
+            max_request_body_size=MAX_BODY_BYTES,
             ident=None,
             clear_untrusted_proxy_headers=False,
         )
@@ -105,6 +105,8 @@ class Application:
         """Answer one request."""
         method, path = environ["REQUEST_METHOD"], environ["REQUEST_URI"]
         status, content_type, body = self._answer(method, path, environ)
+        if method == "HEAD":
+            body = b""
         headers = [("Content-Type", content_type), ("Content-Length", str(len(body))), *SERVED_BY]
         if self._options.rest_api_enable_cors_support and _is_ours(path):
             headers += CORS
@@ -128,9 +130,10 @@ class Application:
                 return "200 OK", JSON, self._body(method, route, name, environ).encode(*json_text.ENCODING)
         except _EmptyAnswer:
             return "400 Bad Request", JSON, b""
+        except RecursionError:
+            return _error(invalid_argument("JSON Value is nested too deeply"))
         except ServingError as error:
-            text = f'{{\n    "error": {json_text.write_string(error.message)}\n}}'
-            return HTTP_STATUS[error.code], JSON, text.encode(*json_text.ENCODING)
+            return _error(error)
 
     def _metrics(self, path):
         if path != self._options.metrics_path:
@@ -147,26 +150,26 @@ class Application:
         )
 
     def _predict(self, document, spec):
-        name = json_tensors.signature_name(document)
+        name = json_requests.signature_name(document)
         with self._core.lookup(spec) as servable:
             signature = servable.signatures.get(name or DEFAULT_SIGNATURE)
             if signature is None:
                 missing = name or DEFAULT_SIGNATURE
                 raise invalid_argument(f'Serving signature name: "{missing}" not found in signature def')
-            layout, inputs = json_tensors.inputs(document, signature, name)
+            layout, inputs = json_requests.inputs(document, signature, name)
             with monitoring.model_call("predict", spec.name):
                 outputs = servable.run(signature, inputs, None, self._timeout_s())
-        return json_tensors.write_predictions(outputs, layout)
+        return json_answers.write_predictions(outputs, layout)
 
     def _classify(self, document, spec):
-        request = json_tensors.classification_request(document)
+        request = json_requests.classification_request(document)
         request.model_spec.MergeFrom(spec)
-        return json_tensors.write_classifications(inference.classify(self._core, request, self._timeout_s()).result)
+        return json_answers.write_classifications(inference.classify(self._core, request, self._timeout_s()).result)
 
     def _regress(self, document, spec):
-        request = json_tensors.regression_request(document)
+        request = json_requests.regression_request(document)
         request.model_spec.MergeFrom(spec)
-        return json_tensors.write_regressions(inference.regress(self._core, request, self._timeout_s()).result)
+        return json_answers.write_regressions(inference.regress(self._core, request, self._timeout_s()).result)
 
     def _status(self, spec):
         spec.ClearField("version_label")  # ignored, as in gRPC
@@ -187,6 +190,12 @@ class Application:
         return milliseconds / 1000 if milliseconds > 0 else None
 
 
+def _error(error):
+    """Return (status line, content type, body) of an error."""
+    text = f'{{\n    "error": {json_text.write_string(error.message)}\n}}'
+    return HTTP_STATUS[error.code], JSON, text.encode(*json_text.ENCODING)
+
+
 class _EmptyAnswer(Exception):
     """The C++ server answers 400 without a body."""
 
@@ -205,7 +214,7 @@ def _route(method, path):
     if not match or match.groupdict().get("verb", "predict") not in ("predict", "classify", "regress"):
         raise invalid_argument(f"Malformed request: {method} {path}")
     route = match.groupdict()
-    if route["version"] and int(route["version"]) >= 2**63:
+    if route["version"] and (len(route["version"].lstrip("0")) > 19 or int(route["version"]) >= 2**63):
         raise _EmptyAnswer
     if not route["name"]:
         raise invalid_argument("Missing model name in request.")
@@ -232,15 +241,13 @@ def _read(environ):
     if environ.get("HTTP_CONTENT_ENCODING", "").lower() != "gzip":
         return body
     try:
-        return zlib.decompress(body, wbits=16 + zlib.MAX_WBITS)
-    except zlib.error:
+        unpacked = gzip.GzipFile(fileobj=io.BytesIO(body)).read(MAX_BODY_BYTES + 1)
+    except (OSError, EOFError, zlib.error):
         return b""
+    return unpacked if len(unpacked) <= MAX_BODY_BYTES else b""
 
 
 def _to_json(message):
     return json_format.MessageToJson(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=1
     )
-
-
-_ = get_model_status_pb2  # its descriptor is what MessageToJson needs to name the states

@@ -28,6 +28,8 @@ _FIELDS = {
     types_pb2.DT_COMPLEX64: "scomplex_val",
     types_pb2.DT_COMPLEX128: "dcomplex_val",
 }
+# A shape can ask for any amount of memory with one value, which is repeated.
+MAX_TENSOR_BYTES = 2**31 - 1
 # Of these, as many values as the shape asks for are the tensor; for the rest C++ has rules of its own.
 _PLAIN = {types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE, types_pb2.DT_INT32, types_pb2.DT_INT64, types_pb2.DT_BOOL}
 _NUMPY_TYPES = {dtype: tf.as_dtype(dtype).as_numpy_dtype for dtype in _FIELDS}
@@ -41,14 +43,30 @@ def decode(alias, tensor):
 
     Raises: ServingError `tensor parsing error` where C++ refuses it.
     """
-    array = _decode_plain(tensor)
-    if array is not None:
-        return array
     try:
+        check_size(tensor)
+        array = _decode_plain(tensor)
+        if array is not None:
+            return array
         # Values are repeated, cut or wrapped around exactly as C++ does, because it is C++ that does it.
         return tf.io.parse_tensor(tensor.SerializeToString(), tf.as_dtype(tensor.dtype)).numpy()
     except (tf.errors.OpError, TypeError, ValueError) as error:
         raise invalid_argument(f"tensor parsing error: {alias}") from error
+
+
+def check_size(tensor):
+    """Raise ValueError for a tensor that NumPy or this machine cannot hold, however few its values are on the wire."""
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if len(shape) > max_rank(tensor.dtype == types_pb2.DT_STRING):
+        raise ValueError(f"rank {len(shape)}")
+    itemsize = np.dtype(_NUMPY_TYPES.get(tensor.dtype, np.uint8)).itemsize
+    if shape and min(shape) >= 0 and math.prod(shape) * itemsize > MAX_TENSOR_BYTES:
+        raise ValueError(f"{math.prod(shape)} elements")
+
+
+def max_rank(is_string):
+    """Return how many dimensions an array may have: NumPy's limit, and for strings that of TensorFlow's conversion."""
+    return 32 if is_string else 64
 
 
 def _decode_plain(tensor):

@@ -1,4 +1,4 @@
-"""From the JSON of the REST API to tensors and back (json_tensor.cc)."""
+"""From the JSON of REST requests to tensors and Examples (json_tensor.cc)."""
 
 import base64
 import binascii
@@ -8,6 +8,7 @@ import numpy as np
 
 from rnn_serving.model_server import json_text
 from rnn_serving.model_server.errors import ServingError, invalid_argument, unimplemented
+from rnn_serving.model_server.tensors import max_rank
 from rnn_serving.quiet_tensorflow import tf
 
 from tensorflow_serving.apis import classification_pb2, input_pb2, regression_pb2
@@ -15,10 +16,10 @@ from tensorflow_serving.apis import classification_pb2, input_pb2, regression_pb
 ROW, COLUMNAR = "instances", "inputs"
 
 # TensorFlow's C++ names of types, where they are not NumPy's.
-_TYPE_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
+TYPE_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
 _INT32 = (-(2**31), 2**31 - 1)
 # The integers that each type takes; the small ones wrap around, as they do in C++.
-_INTEGERS = {
+INTEGERS = {
     **dict.fromkeys(("int8", "int16", "uint8", "int32"), _INT32),
     "int64": (-(2**63), 2**63 - 1),
     "uint32": (0, 2**32 - 1),
@@ -26,7 +27,7 @@ _INTEGERS = {
 }
 _FLOATS = ("float32", "float64")
 _KINDS = {
-    **{dtype: {int} for dtype in _INTEGERS},
+    **{dtype: {int} for dtype in INTEGERS},
     **{dtype: {int, float} for dtype in _FLOATS},
     "bool": {bool},
     "string": {str},
@@ -169,9 +170,10 @@ def _quick_array(rows, dtype):
         if not all(type(row) is list and len(row) == length for row in flat):
             return None
         flat, shape = list(chain.from_iterable(flat)), (*shape, length)
+        _check_rank(shape, dtype, outer=0)
     if not set(map(type, flat)) <= _KINDS.get(dtype, set()) or not flat:
         return None
-    if dtype in _INTEGERS and not (_INTEGERS[dtype][0] <= min(flat) and max(flat) <= _INTEGERS[dtype][1]):
+    if dtype in INTEGERS and not (INTEGERS[dtype][0] <= min(flat) and max(flat) <= INTEGERS[dtype][1]):
         return None
     return _to_array(flat, dtype).reshape(shape)
 
@@ -183,7 +185,7 @@ def _to_array(flat, dtype):
     if dtype in _FLOATS:
         with np.errstate(over="ignore"):
             return np.array(flat, np.float64).astype(dtype)
-    if dtype in _INTEGERS and _INTEGERS[dtype] == _INT32:
+    if dtype in INTEGERS and INTEGERS[dtype] == _INT32:
         return np.array(flat, np.int32).astype(dtype)
     # A type that JSON has no values for gets here only without any.
     return np.array(flat, tf.as_dtype(dtype).as_numpy_dtype)
@@ -198,9 +200,17 @@ def _flat(value, dtype):
     while isinstance(first, list):
         shape.append(len(first))
         first = first[0] if first else None
+    _check_rank(shape, dtype)
     flat = []
     _fill(value, 0, tuple(shape), dtype, flat)
     return flat, tuple(shape)
+
+
+def _check_rank(shape, dtype, outer=1):
+    """Raise INVALID_ARGUMENT for more dimensions than NumPy has; `outer` come from the list of rows."""
+    limit = max_rank(dtype == "string") - outer
+    if len(shape) > limit:
+        raise invalid_argument(f"Encountered lists nested {len(shape)} deep, expected at most {limit}")
 
 
 def _fill(value, level, shape, dtype, flat):
@@ -233,11 +243,11 @@ def _checked(value, dtype):
         raise _type_error(value, dtype)
     if dtype not in _KINDS:
         raise unimplemented(
-            f"Conversion of JSON Value: {json_text.write(value)} to type: {_TYPE_NAMES.get(dtype, dtype)}"
+            f"Conversion of JSON Value: {json_text.write(value)} to type: {TYPE_NAMES.get(dtype, dtype)}"
         )
     if type(value) not in _KINDS[dtype]:
         raise _type_error(value, dtype)
-    if dtype in _INTEGERS and not _INTEGERS[dtype][0] <= value <= _INTEGERS[dtype][1]:
+    if dtype in INTEGERS and not INTEGERS[dtype][0] <= value <= INTEGERS[dtype][1]:
         raise _type_error(value, dtype)
     return value
 
@@ -269,7 +279,7 @@ def _json_type(value):
 
 
 def _type_error(value, dtype):
-    name = _TYPE_NAMES.get(dtype, dtype)
+    name = TYPE_NAMES.get(dtype, dtype)
     return invalid_argument(
         f"JSON Value: {json_text.write(value)} Type: {_json_type(value)} is not of expected type: {name}"
     )
@@ -305,11 +315,16 @@ def examples(document):
     return made
 
 
+def _utf8(text):
+    """Return a string as protobuf takes it, which unlike JSON's is UTF-8."""
+    return text.encode(*json_text.ENCODING).decode("utf-8", "replace")
+
+
 def _fill_example(example, value):
     if not isinstance(value, dict):
         raise invalid_argument(f"Example must be JSON object but got JSON {_json_type(value)}")
     for name, content in value.items():
-        feature = example.features.feature[name.encode(*json_text.ENCODING).decode("utf-8", "replace")]
+        feature = example.features.feature[_utf8(name)]
         for element in content if isinstance(content, list) else [content]:
             _add_to_feature(feature, name, element)
 
@@ -331,7 +346,7 @@ def _add_to_feature(feature, name, element):
         element = element.encode(*json_text.ENCODING)
     if wanted == "int64_list":
         element = int(element)
-        if element > _INTEGERS["int64"][1]:
+        if element > INTEGERS["int64"][1]:
             raise invalid_argument(f"Feature: {name} has uint64 element. Only int64 is supported.")
     if wanted == "float_list":
         with np.errstate(over="ignore"):
@@ -339,104 +354,13 @@ def _add_to_feature(feature, name, element):
     getattr(feature, wanted).value.append(element)
 
 
-def write_predictions(outputs, layout):
-    """Return the body of a predict answer, {alias: array} in the layout of its request.
-
-    Raises: ServingError.
-    """
-    texts = {alias: _texts(alias, array) for alias, array in outputs.items()}
-    if layout == COLUMNAR:
-        nested = {alias: _nested(texts[alias], array.shape) for alias, array in outputs.items()}
-        return f'{{\n    "outputs": {_joined(nested)}\n}}'
-    rows = None
-    for alias, array in outputs.items():
-        if not array.ndim:
-            raise invalid_argument(f"Tensor name: {alias} has no shape information ")
-        if len(array) < 1:
-            raise invalid_argument(f"Tensor name: {alias} has invalid batch size: {len(array)}")
-        if rows not in (None, len(array)):
-            raise invalid_argument(f"Tensor name: {alias} has inconsistent batch size: {len(array)} expecting: {rows}")
-        rows = len(array)
-    columns = {alias: _split(texts[alias], array.shape) for alias, array in outputs.items()}
-    items = (_joined({alias: column[row] for alias, column in columns.items()}) for row in range(rows))
-    return f'{{\n    "predictions": [{", ".join(items)}\n    ]\n}}'
-
-
-def _joined(values):
-    """Return the one value as it is, several as an object."""
-    if len(values) == 1:
-        return next(iter(values.values()))
-    return "{" + ", ".join(f"{json_text.write_string(alias)}: {text}" for alias, text in values.items()) + "}"
-
-
-def _texts(alias, array):
-    """Return every element of an array as JSON."""
-    flat, dtype = np.ravel(array), array.dtype
-    if dtype == np.float32:
-        return [json_text.write_decimal(value, np.float32, 9) for value in flat]
-    if dtype == np.float64:
-        return [json_text.write_decimal(value) for value in flat.tolist()]
-    if dtype.kind == "O":
-        values = [value if isinstance(value, bytes) else str(value).encode() for value in flat]
-        if alias.endswith("_bytes"):
-            return [f'{{"b64": "{base64.b64encode(value).decode()}"}}' for value in values]
-        return [json_text.write_string(value.decode(*json_text.ENCODING)) for value in values]
-    if dtype.kind == "b":
-        return ["true" if value else "false" for value in flat]
-    if dtype.name in _INTEGERS:
-        return list(map(str, flat.tolist()))
-    name = tf.as_dtype(dtype).name
-    raise invalid_argument(f"Failed to write JSON value for tensor type: {_TYPE_NAMES.get(name, name)}")
-
-
-def _split(texts, shape):
-    """Return the JSON of each row of an array."""
-    size = len(texts) // shape[0]
-    return [_nested(texts[row * size : (row + 1) * size], shape[1:]) for row in range(shape[0])]
-
-
-def _nested(texts, shape):
-    if not shape:
-        return texts[0]
-    for length in reversed(shape[1:]):
-        texts = [_list(texts[at : at + length]) for at in range(0, len(texts), length)] if length else []
-    if 0 in shape[1:]:
-        inner = "[]"
-        for length in reversed(shape[1 : shape.index(0, 1)]):
-            inner = _list([inner] * length)
-        texts = [inner] * shape[0]
-    return _list(texts)
-
-
-def _list(texts):
-    return "[" + ", ".join(texts) + "]"
-
-
-def write_classifications(result):
-    """Return the body of a classify answer, a ClassificationResult."""
-    rows = (
-        _list([_list([json_text.write_string(each.label), _score(each.score)]) for each in row.classes])
-        for row in result.classifications
-    )
-    return f'{{\n    "results": [{", ".join(rows)}\n    ]\n}}'
-
-
-def write_regressions(result):
-    """Return the body of a regress answer, a RegressionResult."""
-    return f'{{\n    "results": {_list([_score(each.value) for each in result.regressions])}\n}}'
-
-
-def _score(value):
-    return json_text.write_decimal(np.float32(value), np.float32, 9)
-
-
 def classification_request(document):
     """Return the ClassificationRequest of a document, without a model."""
-    name = signature_name(document)
+    name = _utf8(signature_name(document))
     return classification_pb2.ClassificationRequest(model_spec={"signature_name": name}, input=examples(document))
 
 
 def regression_request(document):
     """Return the RegressionRequest of a document, without a model."""
-    name = signature_name(document)
+    name = _utf8(signature_name(document))
     return regression_pb2.RegressionRequest(model_spec={"signature_name": name}, input=examples(document))
