@@ -58,8 +58,9 @@ class RestServer:
         Raises: OSError if it is taken.
         """
         options = core.options
+        self._application = Application(core)
         self._server = waitress.create_server(
-            Application(core),
+            self._application,
             host=options.host,
             port=options.rest_api_port,
             threads=options.rest_api_num_threads if options.rest_api_num_threads > 0 else 4 * (os.cpu_count() or 1),
@@ -77,7 +78,8 @@ class RestServer:
         self._thread.start()
 
     def stop(self, grace_s):
-        """Take no new connections, finish the requests in flight within `grace_s` seconds, and end."""
+        """Refuse new requests, finish those in flight within `grace_s` seconds, and end."""
+        self._application.is_stopping = True
         self._in_loop(lambda: wasyncore.dispatcher.close(self._server))
         deadline = time.monotonic() + grace_s
         while not self._is_idle() and time.monotonic() < deadline:
@@ -100,6 +102,7 @@ class Application:
 
     def __init__(self, core):
         self._core, self._options = core, core.options
+        self.is_stopping = False
 
     def __call__(self, environ, start_response):
         """Answer one request."""
@@ -123,7 +126,8 @@ class Application:
             origin = environ.get("HTTP_ORIGIN", "")
             allowed = origin.startswith(("http://", "https://"))
             return ("200 OK" if allowed else "400 Bad Request"), JSON, b""
-        name = ""
+        if self.is_stopping:
+            return _error(ServingError(_Code.UNAVAILABLE, "The server is shutting down"))
         try:
             route, name = _route(method, path)
             with monitoring.request(route.get("verb") or "status", "REST", name):

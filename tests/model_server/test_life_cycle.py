@@ -1,11 +1,15 @@
+import contextlib
+import os
 import shutil
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
+import requests
 from conftest import start_model_server, started
 
 from rnn_serving import exports, processes
@@ -223,3 +227,38 @@ def test_a_server_that_is_not_ready_yet_can_be_stopped(tmp_path, state):
     command = [sys.executable, "-m", "rnn_serving.model_server", f"--port={processes.free_port()}"]
     with started(*command, f"--model_base_path={tmp_path}/mnist", ready=line) as server:
         assert server.stop(signal.SIGTERM, limit_s=15) == 0
+
+
+def test_rest_refuses_new_requests_and_finishes_those_in_flight_when_told_to_stop(base):
+    port = processes.free_port()
+    with start_model_server(base, f"--rest_api_port={port}") as server, requests.Session() as session:
+        server.wait_for("Exporting HTTP/REST API")
+        url = f"http://127.0.0.1:{port}/v1/models/mnist"
+        assert session.get(url, timeout=10).ok
+        images = np.zeros((5000, 28, 28)).tolist()
+        with ThreadPoolExecutor() as pool:
+            slow = pool.submit(requests.post, url + ":predict", json={"instances": images}, timeout=60)
+            # Received and being worked on: from then on it has to be answered.
+            wait_for_cpu(server.process.pid)
+            server.process.send_signal(signal.SIGTERM)
+            statuses = set()
+            with contextlib.suppress(requests.ConnectionError):
+                while 503 not in statuses:
+                    statuses.add(session.get(url, timeout=10).status_code)
+            assert slow.result(60).status_code == 200, server.output()
+        assert statuses <= {200, 503}
+        assert server.process.wait(LIMIT_S) == 0
+        assert "Traceback" not in server.output()
+
+
+def wait_for_cpu(pid):
+    """Return once a process that was idle has used half a second of CPU time."""
+    began, deadline = cpu_seconds(pid), time.monotonic() + LIMIT_S
+    while cpu_seconds(pid) < began + 0.5:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+        return sum(map(int, stat.read().rsplit(")", 1)[1].split()[11:13])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,69 @@
+import json
+import sys
+
+import numpy as np
+import requests
+from conftest import ROOT, run_script
+
+import flask_server
+from rnn_serving import processes
+from rnn_serving.saved_model import ServedModel
+
+FIGURES = [
+    "one image: article's Flask path, ms",
+    "one image: article's gRPC client, ms",
+    "one image: article's gRPC client, list of floats, ms",
+    "one image: tfserving_client.py, ms",
+    "one image: article's gRPC client / Flask path",
+    "one image: article's gRPC client, list of floats / Flask path",
+    "one image: tfserving_client.py / Flask path",
+    "128 images: Predict, ms",
+    "128 images: the model call, ms",
+    "128 images: Predict / the model call",
+    "32 callers: without batching, requests/s",
+    "32 callers: with batching, requests/s",
+    "32 callers: throughput with / without batching",
+    "32 callers: busiest process of the load generator, cores",
+    "3 version swaps, 8 callers: slowest request, ms",
+]
+TARGETS = {
+    "one image: article's gRPC client / Flask path": "at most 0.45",
+    "one image: tfserving_client.py / Flask path": "at most 0.45",
+    "128 images: Predict / the model call": "at most 1.5",
+    "32 callers: throughput with / without batching": "at least 1.25",
+    "3 version swaps, 8 callers: slowest request, ms": "at most 500",
+}
+
+
+def post(url, images):
+    with requests.Session() as session:
+        session.trust_env = False
+        answer = session.post(url, json={"data": images.tolist()}, timeout=10)
+    answer.raise_for_status()
+    return answer.json()["y"]
+
+
+def test_the_articles_server_answers_the_probabilities_of_flask_server(export_base, test_images):
+    port, images = processes.free_port(), test_images.images[:5]
+    script = ROOT / "benchmarks" / "article_flask_server.py"
+    url, command = f"http://127.0.0.1:{port}/", [sys.executable, script, "--model_path", export_base, "--port", port]
+    with ServedModel(export_base) as model:
+        expected = flask_server.softmax(model.predict({"x_input": images})["y_output"])
+    with processes.running(command, lambda: post(url, images[0])):
+        np.testing.assert_allclose(post(url, images), expected, atol=1e-6)
+        np.testing.assert_allclose(post(url, images[0]), expected[:1], atol=1e-6)
+
+
+def test_the_model_server_is_measured_and_every_figure_printed(export_base, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFSERVING", "python")
+    flags = ("--data_dir", data_dir, "--model_path", export_base, "--json", tmp_path / "figures.json")
+    ended = run_script("benchmarks/model_server.py", *flags, "--rounds", "1", "--num_tests", "20")
+    assert ended.returncode == 0, ended.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in ended.stdout.splitlines() if line[:1] == "|"]
+    assert rows[0] == ["figure", "target", "measured", "spread", "rounds"]
+    assert [row[0] for row in rows[2:]] == FIGURES
+    assert {row[0]: row[1] for row in rows[2:] if row[1]} == TARGETS
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert [figure["name"] for figure in figures] == FIGURES
+    assert all(figure["measured"] > 0 for figure in figures)
+    assert [figure["name"] for figure in figures if figure["met"] is not None] == list(TARGETS)
