@@ -145,7 +145,7 @@ def begin_run(directory, args, data):
         "machine": environment.machine(),
     }
     if not (directory / checkpoint.RUN_FILE).exists():
-        if tf.train.latest_checkpoint(str(directory)):
+        if checkpoint.newest(directory):
             raise UserError(
                 f"{directory} has a checkpoint but no {checkpoint.RUN_FILE}; expected both, or use --restart"
             )
@@ -188,19 +188,15 @@ class Training:
             model=self.model, optimizer=self.optimizer, step=self.step, images_drawn=self.images_drawn
         )
         self.manager = tf.train.CheckpointManager(state, str(directory), max_to_keep=3)
-        if self.manager.latest_checkpoint is None and args.init_from:
-            checkpoint.restore(self.model, checkpoint.latest(args.init_from))
-        if self.manager.latest_checkpoint is None and any(directory.glob("ckpt-*.index")):
-            raise UserError(
-                f"{directory / 'checkpoint'} is missing or damaged, but there are checkpoints; expected it to name the "
-                "newest, or use --restart"
-            )
-        if self.manager.latest_checkpoint:
+        last = checkpoint.newest(directory)
+        if last:
             try:
-                state.restore(self.manager.latest_checkpoint).assert_consumed()
+                state.restore(last).assert_consumed()
             except (*checkpoint.READ_ERRORS, AssertionError) as error:
-                raise checkpoint.unreadable(self.manager.latest_checkpoint, error) from error
+                raise checkpoint.unreadable(last, error) from error
             print(f"{directory}: going on from step {self.step.numpy()} of {args.training_steps}")
+        elif args.init_from:
+            checkpoint.restore(self.model, checkpoint.latest(args.init_from))
 
     def run(self):
         """Train to `--training_steps`; return the history, one row of `HISTORY_COLUMNS` for each printed line."""
@@ -265,7 +261,7 @@ class Training:
 
     def diverged(self, step, what):
         """Return the error that stops a run which cannot get better."""
-        kept = self.manager.latest_checkpoint or "none yet"
+        kept = checkpoint.newest(self.directory) or "none yet"
         return UserError(
             f"step {step}: {what}; expected a finite number, try a lower --learning_rate. Last good checkpoint: {kept}"
         )

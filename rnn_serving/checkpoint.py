@@ -27,10 +27,22 @@ def latest(path):
     """
     if Path(f"{path}.index").exists():
         return str(path)
-    prefix = tf.train.latest_checkpoint(str(path))
+    prefix = newest(path)
     if prefix is None:
         raise CheckpointError(f"{path}: no checkpoint; expected one that train_lstm.py wrote (--checkpoint_dir)")
     return prefix
+
+
+def newest(directory):
+    """Return the prefix of the checkpoint with the highest step in a directory, None if there is none.
+
+    Goes by the files themselves: an index is written last, so that a checkpoint which has one is whole, while the file
+    that names the newest may be older, or missing after a kill.
+    """
+    indices = [path for path in Path(directory).glob("*-*.index") if path.stem.rsplit("-", 1)[1].isdigit()]
+    if not indices:
+        return None
+    return str(max(indices, key=lambda path: int(path.stem.rsplit("-", 1)[1])).with_suffix(""))
 
 
 def num_hidden(prefix):

@@ -22,7 +22,9 @@ def test_a_python_command_of_the_readme_is_understood_by_its_script(command):
         assert importlib.util.find_spec(flags[0]), flags[0]
     else:
         assert (ROOT / name).is_file()
-        module = importlib.import_module(os.path.basename(name).removesuffix(".py"))
+        spec = importlib.util.spec_from_file_location("script_of_the_readme", ROOT / name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
         module.parse_arguments([flag for flag in flags if not flag.startswith("DIR")])
 
 

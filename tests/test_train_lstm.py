@@ -180,14 +180,15 @@ def test_a_directory_that_tensorflow_left_half_written_does_not_stop_a_restart(d
     assert train(data_dir, tmp_path, "--restart") == 0
 
 
-def test_checkpoints_without_the_file_that_names_the_newest_are_not_overwritten(data_dir, tmp_path):
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("\0")])
+def test_without_the_file_that_names_the_newest_checkpoint_it_is_found_all_the_same(data_dir, tmp_path, damage, capsys):
     train(data_dir, tmp_path)
-    (tmp_path / "checkpoint").unlink()
+    damage(tmp_path / "checkpoint")
     run = json.loads((tmp_path / "run.json").read_text())
     del run["testing_accuracy"]
     (tmp_path / "run.json").write_text(json.dumps(run))
-    with pytest.raises(UserError, match="checkpoint is missing or damaged"):
-        train(data_dir, tmp_path)
+    assert train(data_dir, tmp_path) == 0
+    assert "going on from step 4 of 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "not json", '{"flags": 1, "dataset": 2}'])
