@@ -2,6 +2,7 @@ import json
 import sys
 
 import numpy as np
+import pytest
 import requests
 from conftest import ROOT, run_script
 
@@ -54,6 +55,7 @@ def test_the_articles_server_answers_the_probabilities_of_flask_server(export_ba
         np.testing.assert_allclose(post(url, images[0]), expected[:1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_model_server_is_measured_and_every_figure_printed(export_base, data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("TFSERVING", "python")
     flags = ("--data_dir", data_dir, "--model_path", export_base, "--json", tmp_path / "figures.json")
