@@ -1,6 +1,5 @@
 # Sourced by run.sh and test.sh: makes .venv once and leaves $python set to its interpreter.
 
-caller=$PWD
 CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 fail() {

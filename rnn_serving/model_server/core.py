@@ -29,7 +29,7 @@ class ServerCore:
         self._pollers = [
             threading.Thread(target=self._repeat, args=arguments, daemon=True)
             for arguments in (
-                (options.file_system_poll_wait_seconds, self._poll_file_system),
+                (options.file_system_poll_wait_seconds, self._look_for_versions),
                 (options.model_config_file_poll_wait_seconds, self._poll_config_file),
             )
         ]
@@ -124,9 +124,9 @@ class ServerCore:
         """Check a configuration, then make it the one in force."""
         self._check(config)
         labels = self._checked_labels(config)
-        dropped = {name: {} for name in self._names()}
+        before = self._names()
         self._config, self._labels = config, labels
-        self._manager.aspire({name: {} for name in dropped if name not in self._names()})
+        self._manager.aspire({name: {} for name in before if name not in self._names()})
         # At once, so that a reload need not wait for the next look; `< 0` means never to look.
         if self.options.file_system_poll_wait_seconds >= 0:
             self._poll_file_system()
@@ -173,6 +173,11 @@ class ServerCore:
     def _repeat(self, interval_s, look):
         while interval_s > 0 and not self._stopping.wait(interval_s):
             look()
+
+    def _look_for_versions(self):
+        # Not during a reload: what the old configuration wants would bring models back that the new one drops.
+        with self._reloading:
+            self._poll_file_system()
 
     def _poll_file_system(self):
         file_system_source.poll(self._config, self._manager)

@@ -23,12 +23,7 @@ def classify(core, request, timeout_s=None):
 
     Raises: ServingError.
     """
-    with core.lookup(request.model_spec if request.HasField("model_spec") else None) as servable:
-        monitoring.EXAMPLE_COUNT.add(request.model_spec.name, amount=_example_count(request.input))
-        result = run_classify(servable, request, timeout_s, core.options.enable_signature_method_name_check)
-        response = classification_pb2.ClassificationResponse(result=result)
-        _fill_model_spec(response.model_spec, request.model_spec, servable)
-        return response
+    return _respond(classification_pb2.ClassificationResponse, run_classify, core, request, timeout_s)
 
 
 def regress(core, request, timeout_s=None):
@@ -36,10 +31,15 @@ def regress(core, request, timeout_s=None):
 
     Raises: ServingError.
     """
+    return _respond(regression_pb2.RegressionResponse, run_regress, core, request, timeout_s)
+
+
+def _respond(response_class, run, core, request, timeout_s):
+    """Return the response of the version that a request means, with the result of `run`."""
     with core.lookup(request.model_spec if request.HasField("model_spec") else None) as servable:
         monitoring.EXAMPLE_COUNT.add(request.model_spec.name, amount=_example_count(request.input))
-        result = run_regress(servable, request, timeout_s, core.options.enable_signature_method_name_check)
-        response = regression_pb2.RegressionResponse(result=result)
+        result = run(servable, request, timeout_s, core.options.enable_signature_method_name_check)
+        response = response_class(result=result)
         _fill_model_spec(response.model_spec, request.model_spec, servable)
         return response
 

@@ -84,7 +84,6 @@ RUNTIME_LATENCY = Histogram("/tensorflow/serving/runtime_latency", "model_name",
 WARMUP_LATENCY = Histogram("/tensorflow/serving/model_warmup_latency", "model_path", "status")
 EXAMPLE_COUNT = Counter("/tensorflow/serving/request_example_count_total", "model")
 BATCHES = Counter("/tensorflow/serving/batching_session/wrapped_run_count")
-QUEUING_LATENCY = Histogram("/tensorflow/serving/batching_session/queuing_latency")
 PROCESSED_BATCH_SIZE = Histogram("/tensorflow/serving/batching_session/processed_batch_size")
 INPUT_BATCH_SIZE = Histogram("/tensorflow/serving/batching_session/input_batch_size")
 PADDING_SIZE = Histogram("/tensorflow/serving/batching_session/padding_size", "execution_batch_size")
