@@ -9,34 +9,29 @@ Nothing else may run meanwhile: the two sides of a ratio do not suffer alike fro
 """
 
 import contextlib
-import multiprocessing
 import os
 import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
-from concurrent import futures
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import grpc
 import numpy as np
+from grpc_callers import TIMEOUT_S, Callers, check_errors
 
 from rnn_serving import command_line, dataset, environment, exports, files, latency, processes
 from rnn_serving.command_line import UserError
 
-# TensorFlow, and what imports it, is imported inside functions: the processes of `Callers` import this script as well
-# and send bytes only.
+# TensorFlow, and what imports it, is imported inside functions: the process of `Callers` imports this script as well
+# and sends bytes only.
 
 MODEL_NAME = "mnist"
 MANY_IMAGES, MANY_IMAGES_CALLS = 128, 40
 BATCHING_CALLERS, SWAP_CALLERS, SWAPS = 32, 8, 3
-CALLER_PROCESSES = 2
-# Seconds: one turn of concurrent load, what one answer may take, a version until it answers, the old one's unloading.
-TURN_S, TIMEOUT_S, SWAP_LIMIT_S, UNLOAD_S = 3.0, 30.0, 60.0, 0.5
-LOCAL_CHANNEL = (("grpc.enable_http_proxy", 0),)
+# Seconds: one turn of concurrent load, a version until it answers, the old one's unloading.
+TURN_S, SWAP_LIMIT_S, UNLOAD_S = 3.0, 60.0, 0.5
 BATCHING_PARAMETERS = """max_batch_size {{ value: {max_batch_size} }}
 batch_timeout_micros {{ value: {batch_timeout_micros} }}
 num_batch_threads {{ value: {num_batch_threads} }}
@@ -75,7 +70,7 @@ def parse_arguments(argv):
     parser.add_argument("--rounds", type=command_line.positive_int, default=5, help="rounds of each measurement")
     parser.add_argument("--num_tests", type=command_line.positive_int, default=300, help="test images a round")
     parser.add_argument("--max_batch_size", type=command_line.positive_int, default=32, help="images joined at most")
-    parser.add_argument("--batch_timeout_micros", type=int, default=0, help="wait for more, microseconds")
+    parser.add_argument("--batch_timeout_micros", type=int, default=2000, help="wait for more, microseconds")
     parser.add_argument("--num_batch_threads", type=command_line.positive_int, default=1, help="batches run at a time")
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     return parser.parse_args(argv)
@@ -212,12 +207,6 @@ def median_ms(connect, test):
     return 1000 * statistics.median(load.latencies_s)
 
 
-def check_errors(errors):
-    """Raise UserError if there are any: a figure without them would be too good."""
-    if errors:
-        raise UserError(f"{len(errors)} requests failed, the first with {errors[0]}; expected an answer to each")
-
-
 def measure_many_images(args, address, base, test):
     """Return the figures of one request with many images, and of the model call alone in this process."""
     from rnn_serving.model import INPUT_KEY
@@ -247,102 +236,6 @@ def median_call_ms(call):
     return 1000 * statistics.median(times)
 
 
-@dataclass
-class Answers:
-    """What one process of `Callers` was answered: (index of the request, seconds, bytes) each; `cpu_s` it used."""
-
-    answered: list
-    errors: list
-    elapsed_s: float
-    cpu_s: float
-
-
-class Callers:
-    """Load generators in processes of their own, so that they share no interpreter with anything that is measured."""
-
-    def __init__(self, requests, expected):
-        """Take serialized requests, and the logits float32 (N, 10) that their answers must have."""
-        context = multiprocessing.get_context("spawn")
-        self._ready, self._stop = context.Barrier(CALLER_PROCESSES + 1), context.Event()
-        self._pool = context.Pool(CALLER_PROCESSES, _keep, (requests, self._ready, self._stop))
-        self._expected = expected
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._pool.terminate()
-        self._pool.join()
-
-    @contextlib.contextmanager
-    def asking(self, address, count):
-        """Let `count` callers ask without a pause while the body runs; the value is a list, of `Answers` at its end.
-
-        Raises: UserError if a request had no answer or a wrong one.
-        """
-        self._stop.clear()
-        share = count // CALLER_PROCESSES
-        running = self._pool.starmap_async(_ask_until_stopped, [(address, share)] * CALLER_PROCESSES, chunksize=1)
-        self._ready.wait(TIMEOUT_S)
-        results = []
-        try:
-            yield results
-        finally:
-            self._stop.set()
-            results += running.get(2 * TIMEOUT_S)
-        check_errors([error for result in results for error in result.errors])
-        self._check_answers(results)
-
-    def _check_answers(self, results):
-        from rnn_serving.model import OUTPUT_KEY
-
-        from tensorflow_serving.apis import predict_pb2
-
-        answered = [(index, answer) for result in results for index, _, answer in result.answered]
-        messages = (predict_pb2.PredictResponse.FromString(answer) for _, answer in answered)
-        scores = np.array([message.outputs[OUTPUT_KEY].float_val for message in messages])
-        if not np.allclose(scores, self._expected[[index for index, _ in answered]], atol=1e-3):
-            raise UserError("answers under load differ from the model's; expected the same logits")
-
-
-def _keep(*shared):
-    """Keep what all tasks of a process of `Callers` need: the requests, the barrier and the event."""
-    global _shared
-    _shared = shared
-
-
-def _ask_until_stopped(address, callers):
-    """Ask from several threads over one channel until told to stop; return the `Answers`."""
-    requests, ready, stop = _shared
-    stopped, results = threading.Event(), Answers([], [], 0.0, 0.0)
-    with grpc.insecure_channel(address, LOCAL_CHANNEL) as channel, futures.ThreadPoolExecutor(callers) as pool:
-        # Bytes in and out: the generator is to cost as little of the machine as it can.
-        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-        predict(requests[0], timeout=TIMEOUT_S)
-        ready.wait(TIMEOUT_S)
-        began, cpu_began = time.perf_counter(), time.process_time()
-        for number in range(callers):
-            pool.submit(_ask_on_and_on, predict, requests, number, stopped, results)
-        stop.wait()
-        stopped.set()
-        pool.shutdown()
-        results.elapsed_s, results.cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
-    return results
-
-
-def _ask_on_and_on(predict, requests, index, stopped, results):
-    """Ask one request after the other, from `index` on, until `stopped` is set or one fails."""
-    while not stopped.is_set():
-        index = (index + 1) % len(requests)
-        began = time.perf_counter()
-        try:
-            answer = predict(requests[index], timeout=TIMEOUT_S)
-        except grpc.RpcError as error:
-            results.errors.append(f"{error.code().name}: {error.details()}")
-            return
-        results.answered.append((index, time.perf_counter() - began, answer))
-
-
 def measure_batching(args, address, directory, callers):
     """Return the figures of many callers at a time, with and without batching."""
     parameters = directory / "batching_parameters.txt"
@@ -355,8 +248,9 @@ def measure_batching(args, address, directory, callers):
     def throughput(of):
         with callers.asking(of, BATCHING_CALLERS) as results:
             time.sleep(TURN_S)
-        busy.append(max(result.cpu_s / result.elapsed_s for result in results))
-        return sum(len(result.answered) / result.elapsed_s for result in results)
+        [result] = results
+        busy.append(result.cpu_s / result.elapsed_s)
+        return len(result.answered) / result.elapsed_s
 
     with processes.TFServing(base, *flags) as batched_address:
         servers = {"without batching": address, "with batching": batched_address}
@@ -366,9 +260,7 @@ def measure_batching(args, address, directory, callers):
     return [
         *(Figure.of(f"{many}: {name}, requests/s", values) for name, values in rates.items()),
         Figure.of(f"{many}: throughput with / without batching", ratios(batched, without), at_least=1.25),
-        Figure.of(
-            f"{many}: busiest process of the load generator, cores", list(map(max, busy[::2], busy[1::2])), summary=max
-        ),
+        Figure.of(f"{many}: the load generator's own share, cores", list(map(max, busy[::2], busy[1::2])), summary=max),
     ]
 
 
@@ -379,7 +271,7 @@ def measure_swaps(args, address, base, callers):
         with callers.asking(address, SWAP_CALLERS) as results:
             for _ in range(SWAPS):
                 swap_version(address, base)
-        slowest.append(1000 * max(seconds for result in results for _, seconds, _ in result.answered))
+        slowest.append(1000 * max(seconds for _, seconds, _ in results[0].answered))
     name = f"{SWAPS} version swaps, {SWAP_CALLERS} callers: slowest request, ms"
     return [Figure.of(name, slowest, at_most=500, summary=max)]
 

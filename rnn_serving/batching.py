@@ -1,5 +1,6 @@
-"""Join what concurrent callers ask into one call. No TensorFlow."""
+"""Join what concurrent callers, threads or coroutines, ask into one call. No TensorFlow."""
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -29,18 +30,34 @@ class Slots:
     def __exit__(self, *_):
         self._free.release()
 
+    def any_free(self):
+        """Return whether one more batch could run now."""
+        is_free = self._free.acquire(blocking=False)
+        if is_free:
+            self._free.release()
+        return is_free
+
 
 class _Task:
-    """What one caller asked, and its answer."""
+    """What one caller asked, and its answer; `future` is that of a coroutine, None if a thread waits."""
 
-    __slots__ = ("deadline", "error", "item", "leads", "result", "size", "wake")
+    __slots__ = ("deadline", "error", "future", "item", "leads", "result", "size", "wake")
 
-    def __init__(self, item, size, deadline):
-        self.item, self.size, self.deadline = item, size, deadline
+    def __init__(self, item, size, deadline, future=None):
+        self.item, self.size, self.deadline, self.future = item, size, deadline, future
         self.result = self.error = None
         # A bare lock, held until there is something to wake up for: a tenth of what an Event costs.
         self.leads, self.wake = False, threading.Lock()
         self.wake.acquire()
+
+    def resolve(self):
+        """Give a coroutine its answer, unless it has been cancelled meanwhile; to be called in its loop."""
+        if self.future.done():
+            return
+        if self.error:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result[0])
 
 
 class _Batch:
@@ -53,10 +70,11 @@ class _Batch:
 
 
 class Batcher:
-    """Run `run(items) -> results` on what callers of `submit` bring at about the same time.
+    """Run `run(items) -> results` on what callers of `submit` and `submit_async` bring at about the same time.
 
-    No thread of its own: one of the waiting callers runs the batch for all, so that a lone request is never handed to
-    another thread. A batch runs when it is full, or `timeout_s` after its first request, and a slot is free.
+    No thread of its own: one of the waiting callers runs the batch for all, so that a thread's lone request is never
+    handed to another one; a coroutine's batch runs in its loop's executor. A batch runs when it is full, or `timeout_s`
+    after its first request, and a slot is free.
     """
 
     def __init__(self, run, max_batch_size, timeout_s=0.0, max_enqueued_batches=10, slots=None):
@@ -73,10 +91,7 @@ class Batcher:
         `deadline` is a time of `time.monotonic()`. Raises: QueueFullError at once, ExpiredError, or what `run` raises.
         """
         task = _Task(item, size, deadline)
-        with self._lock:
-            self._enqueue(task)
-            if not self._has_leader:
-                self._has_leader = task.leads = True
+        self._enter(task)
         if not task.leads:
             task.wake.acquire()
         if task.leads:
@@ -84,6 +99,23 @@ class Batcher:
         if task.error:
             raise task.error
         return task.result[0]
+
+    async def submit_async(self, item, size=1, deadline=None):
+        """Do as `submit` does without holding up the event loop."""
+        loop = asyncio.get_running_loop()
+        task = _Task(item, size, deadline, loop.create_future())
+        self._enter(task)
+        if task.leads:
+            # After what is in the loop already, which may join the batch.
+            loop.call_soon(loop.run_in_executor, None, self._lead, task)
+        return await task.future
+
+    def _enter(self, task):
+        """Put a task into the queue; it leads if nobody does."""
+        with self._lock:
+            self._enqueue(task)
+            if not self._has_leader:
+                self._has_leader = task.leads = True
 
     def _enqueue(self, task):
         """Put a task into the last batch, or into a new one if it does not fit."""
@@ -99,20 +131,35 @@ class Batcher:
             self._filled.notify()
 
     def _lead(self, leader):
-        """Take the first batch, which has the leader's own task, once it is ready; let the next one lead; run it."""
+        """Take the first batch, which has the leader's own task, once it is ready, and run it."""
         with self._lock:
             self._wait_until_ready()
         # The slot first: while there is none, the batch goes on filling.
         with self._slots:
             with self._lock:
                 batch = self._batches.popleft()
-                self._has_leader = bool(self._batches)
-                if self._batches:
-                    self._promote(self._batches[0].tasks[0])
+            # With no slot for it, the next batch goes on filling until this one is done.
+            can_go_on = self._slots.any_free()
+            if can_go_on:
+                self._pass_on()
             self._answer(batch)
-        for task in batch.tasks:
-            if task is not leader:
-                task.wake.release()
+        _wake([task for task in batch.tasks if task.future or task is not leader])
+        if not can_go_on:
+            self._pass_on()
+
+    def _pass_on(self):
+        """Let the first of the waiting tasks lead, if there are any."""
+        with self._lock:
+            self._has_leader = bool(self._batches)
+            if not self._has_leader:
+                return
+            task = self._batches[0].tasks[0]
+        task.leads = True
+        if task.future:
+            loop = task.future.get_loop()
+            loop.call_soon_threadsafe(loop.run_in_executor, None, self._lead, task)
+        else:
+            task.wake.release()
 
     def _wait_until_ready(self):
         while True:
@@ -123,11 +170,6 @@ class Batcher:
             if remaining <= 0:
                 return
             self._filled.wait(remaining)
-
-    @staticmethod
-    def _promote(task):
-        task.leads = True
-        task.wake.release()
 
     def _answer(self, batch):
         """Run the tasks whose time is not up, and note each one's result or error."""
@@ -145,3 +187,20 @@ class Batcher:
         except Exception as error:
             for task in live:
                 task.error = error
+
+
+def _wake(tasks):
+    """Tell each waiting thread that its answer is there, and each event loop once for all of its coroutines."""
+    loops = {}
+    for task in tasks:
+        if task.future:
+            loops.setdefault(task.future.get_loop(), []).append(task)
+        else:
+            task.wake.release()
+    for loop, waiting in loops.items():
+        loop.call_soon_threadsafe(_resolve, waiting)
+
+
+def _resolve(tasks):
+    for task in tasks:
+        task.resolve()

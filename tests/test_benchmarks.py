@@ -24,7 +24,7 @@ FIGURES = [
     "32 callers: without batching, requests/s",
     "32 callers: with batching, requests/s",
     "32 callers: throughput with / without batching",
-    "32 callers: busiest process of the load generator, cores",
+    "32 callers: the load generator's own share, cores",
     "3 version swaps, 8 callers: slowest request, ms",
 ]
 TARGETS = {

@@ -1,5 +1,6 @@
 """TensorFlow Serving's batching (batching_session.cc): allowed sizes, padding, and its words."""
 
+import contextlib
 import itertools
 import math
 import os
@@ -54,6 +55,16 @@ class BatchingOptions:
         )
 
 
+class _Request:
+    """The inputs of one request; times are of `time.monotonic()`."""
+
+    __slots__ = ("came", "deadline", "inputs", "rows")
+
+    def __init__(self, inputs, timeout_s):
+        self.inputs, self.rows, self.came = inputs, _rows(inputs), time.monotonic()
+        self.deadline = None if timeout_s is None else self.came + timeout_s
+
+
 class BatchingSession:
     """One queue for each set of inputs and outputs of a version."""
 
@@ -88,29 +99,49 @@ class BatchingSession:
 
         Raises: ServingError, or what the call raises.
         """
-        rows = _rows(inputs)
-        options = self._options
-        if rows > options.max_batch_size:
-            raise invalid_argument(f"Task size {rows} is larger than maximum input batch size {options.max_batch_size}")
-        if not rows:
-            # Nothing to wait for: C++ would wait for another request that never has to come.
+        request = _Request(inputs, timeout_s)
+        if not self._checked_rows(request):
             return signature(inputs, output_aliases, timeout_s)
-        aliases = tuple(output_aliases) if output_aliases is not None else tuple(signature.outputs)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._own_words():
+            return self._batcher(signature, inputs, output_aliases).submit(request, request.rows, request.deadline)
+
+    async def run_async(self, signature, inputs, output_aliases, timeout_s=None):
+        """Do as `run` does without holding up the event loop."""
+        request = _Request(inputs, timeout_s)
+        if not self._checked_rows(request):
+            return signature(inputs, output_aliases, timeout_s)
+        batcher = self._batcher(signature, inputs, output_aliases)
+        with self._own_words():
+            return await batcher.submit_async(request, request.rows, request.deadline)
+
+    def _checked_rows(self, request):
+        """Return the number of rows; with none there is nothing to wait for, where C++ would wait for another request.
+
+        Raises: ServingError if they are too many.
+        """
+        limit = self._options.max_batch_size
+        if request.rows > limit:
+            raise invalid_argument(f"Task size {request.rows} is larger than maximum input batch size {limit}")
+        return request.rows
+
+    @contextlib.contextmanager
+    def _own_words(self):
+        """Turn what the batcher raises into the C++ server's errors."""
         try:
-            return self._batcher(signature, inputs, aliases).submit(inputs, rows, deadline)
+            yield
         except QueueFullError as error:
             raise ServingError(
                 grpc.StatusCode.UNAVAILABLE,
                 "The batch scheduling queue to which this task was submitted is full; currently "
-                f"{error.batches} batches enqueued and max_enqueued_batches is {options.max_enqueued_batches}",
+                f"{error.batches} batches enqueued and max_enqueued_batches is {self._options.max_enqueued_batches}",
             ) from error
         except ExpiredError as error:
             raise ServingError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "Run() timeout exceeded while waiting in batching queue"
             ) from error
 
-    def _batcher(self, signature, inputs, aliases):
+    def _batcher(self, signature, inputs, output_aliases):
+        aliases = tuple(output_aliases) if output_aliases is not None else tuple(signature.outputs)
         # By type as well, so that one request of a wrong type does not fail the others of its batch.
         types = tuple((alias, array.dtype.str) for alias, array in sorted(inputs.items()))
         feeds = tuple(signature.inputs[alias].name for alias, _ in types)
@@ -129,10 +160,13 @@ class BatchingSession:
 
     def _run_batch(self, signature, requests, aliases):
         """Run one joined call; return {alias: array} for each request."""
-        sizes = [_rows(request) for request in requests]
+        began = time.monotonic()
+        for request in requests:
+            monitoring.QUEUING_LATENCY.observe((began - request.came) * 1e6)
+        sizes = [request.rows for request in requests]
         total = sum(sizes)
         padded = self._padded_size(total)
-        joined = {alias: self._join(signature, alias, requests, padded - total) for alias in requests[0]}
+        joined = {alias: self._join(signature, alias, requests, padded - total) for alias in requests[0].inputs}
         outputs = signature(joined, aliases)
         monitoring.BATCHES.add()
         monitoring.PROCESSED_BATCH_SIZE.observe(padded)
@@ -155,7 +189,7 @@ class BatchingSession:
 
     def _join(self, signature, alias, requests, padding):
         """Return one input of all requests under each other, and `padding` copies of the last one's first row."""
-        arrays = [request[alias] for request in requests]
+        arrays = [request.inputs[alias] for request in requests]
         if len({array.shape[1:] for array in arrays}) > 1:
             if not self._options.pad_variable_length_inputs:
                 raise failed_precondition(

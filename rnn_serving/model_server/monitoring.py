@@ -83,6 +83,7 @@ REQUEST_LATENCY = Histogram("/tensorflow/serving/request_latency", "model_name",
 RUNTIME_LATENCY = Histogram("/tensorflow/serving/runtime_latency", "model_name", "API", "runtime")
 WARMUP_LATENCY = Histogram("/tensorflow/serving/model_warmup_latency", "model_path", "status")
 EXAMPLE_COUNT = Counter("/tensorflow/serving/request_example_count_total", "model")
+QUEUING_LATENCY = Histogram("/tensorflow/serving/batching_session/queuing_latency")
 BATCHES = Counter("/tensorflow/serving/batching_session/wrapped_run_count")
 PROCESSED_BATCH_SIZE = Histogram("/tensorflow/serving/batching_session/processed_batch_size")
 INPUT_BATCH_SIZE = Histogram("/tensorflow/serving/batching_session/input_batch_size")

@@ -1,5 +1,7 @@
 """The Predict call (predict_util.cc): checks in the order of the C++ server, with its words."""
 
+import contextlib
+
 import grpc
 
 from rnn_serving.model_server import monitoring
@@ -17,37 +19,64 @@ def predict(core, request, timeout_s=None):
 
     `timeout_s` is what is left of the caller's deadline, None if there is none. Raises: ServingError.
     """
+    with _call(core, request) as (servable, *arguments):
+        outputs = servable.run(*arguments, timeout_s)
+    return _response(core, request, servable, outputs)
+
+
+async def predict_async(core, request, timeout_s=None):
+    """Do as `predict` does without holding up the event loop."""
+    with _call(core, request) as (servable, *arguments):
+        outputs = await servable.run_async(*arguments, timeout_s)
+    return _response(core, request, servable, outputs)
+
+
+@contextlib.contextmanager
+def _call(core, request):
+    """Give the body the servable that a PredictRequest means, and the arguments of its `run`.
+
+    Raises: ServingError.
+    """
     with core.lookup(request.model_spec if request.HasField("model_spec") else None) as servable:
         if core.options.enable_signature_method_name_check:
             check_method(servable, request)
         with monitoring.model_call("Predict", request.model_spec.name):
-            name, outputs = run(servable, request, timeout_s)
-        response = predict_pb2.PredictResponse()
-        response.model_spec.name = request.model_spec.name
-        response.model_spec.signature_name = name
-        response.model_spec.version.value = servable.number
-        to_proto = encode_as_content if core.options.enable_serialization_as_tensor_content else encode
-        for alias, array in outputs.items():
-            response.outputs[alias].CopyFrom(to_proto(array))
-        return response
+            yield servable, *run_arguments(servable, request)
 
 
-def run(servable, request, timeout_s=None):
-    """Return the name of the signature that a PredictRequest means, and {alias: array} of its outputs.
+def _response(core, request, servable, outputs):
+    """Return the PredictResponse with {alias: array}."""
+    response = predict_pb2.PredictResponse()
+    response.model_spec.name = request.model_spec.name
+    response.model_spec.signature_name = signature_name(request)
+    response.model_spec.version.value = servable.number
+    to_proto = encode_as_content if core.options.enable_serialization_as_tensor_content else encode
+    for alias, array in outputs.items():
+        response.outputs[alias].CopyFrom(to_proto(array))
+    return response
+
+
+def run_arguments(servable, request):
+    """Return the signature that a PredictRequest means, {alias: array} for it and the aliases of its outputs.
 
     Raises: ServingError.
     """
-    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    name = signature_name(request)
     signature = servable.signatures.get(name)
     if signature is None:
         raise failed_precondition(f'Serving signature key "{name}" not found.')
     inputs = decode_inputs(request.inputs, signature)
-    return name, servable.run(signature, inputs, output_aliases(request.output_filter, signature), timeout_s)
+    return signature, inputs, output_aliases(request.output_filter, signature)
+
+
+def signature_name(request):
+    """Return the name of the signature that a PredictRequest means."""
+    return request.model_spec.signature_name or DEFAULT_SIGNATURE
 
 
 def check_method(servable, request):
     """Raise INTERNAL unless the signature's method is one that a Predict call may run."""
-    signature = servable.signatures.get(request.model_spec.signature_name or DEFAULT_SIGNATURE)
+    signature = servable.signatures.get(signature_name(request))
     if signature is not None and signature.method_name not in METHODS:
         raise ServingError(
             grpc.StatusCode.INTERNAL,

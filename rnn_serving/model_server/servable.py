@@ -1,5 +1,7 @@
 """A version of a model from its directory to its end: loading, warming, running, unloading."""
 
+import asyncio
+import contextlib
 import os
 import threading
 
@@ -61,12 +63,17 @@ class Servable:
 
         Raises: ServingError with TensorFlow's own code and message.
         """
-        try:
+        with _own_words():
             if self._batching and inputs:
                 return self._batching.run(signature, inputs, output_aliases, timeout_s)
             return signature(inputs, output_aliases, timeout_s)
-        except tf.errors.OpError as error:
-            raise ServingError.of(error) from error
+
+    async def run_async(self, signature, inputs, output_aliases, timeout_s=None):
+        """Do as `run` does without holding up the event loop."""
+        with _own_words():
+            if self._batching and inputs:
+                return await self._batching.run_async(signature, inputs, output_aliases, timeout_s)
+            return await asyncio.to_thread(signature, inputs, output_aliases, timeout_s)
 
     def acquire(self):
         """Keep the version from being unloaded until `with servable:` ends; return it."""
@@ -89,6 +96,15 @@ class Servable:
             self._idle.wait_for(lambda: not self._users)
         self._model.close()
         self._model = self._batching = None
+
+
+@contextlib.contextmanager
+def _own_words():
+    """Turn TensorFlow's errors into the server's."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise ServingError.of(error) from error
 
 
 def check_directory(servable):

@@ -52,7 +52,7 @@ def _parse(record, path):
 def _replay(servable, log):
     kind = log.WhichOneof("log_type")
     if kind == "predict_log":
-        predict.run(servable, log.predict_log.request)
+        servable.run(*predict.run_arguments(servable, log.predict_log.request))
     elif kind == "classify_log":
         inference.run_classify(servable, log.classify_log.request)
     elif kind == "regress_log":

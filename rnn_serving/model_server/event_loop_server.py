@@ -1,0 +1,52 @@
+"""A gRPC server whose coroutines run in an event loop, in a thread of its own, to be used like `grpc.server`."""
+
+import asyncio
+import threading
+from concurrent import futures
+
+from grpc import aio
+
+# Batches that wait to be full have a thread each; those that run share `num_batch_threads`.
+MAX_WAITING_BATCHES = 256
+
+
+class EventLoopServer:
+    """Handlers that are coroutines run in the loop, the others in the threads of `pool`."""
+
+    def __init__(self, pool, options):
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(futures.ThreadPoolExecutor(MAX_WAITING_BATCHES, thread_name_prefix="batch"))
+        threading.Thread(target=self._loop.run_forever, name="grpc event loop", daemon=True).start()
+        self._server = self._run(self._create(pool, options)).result()
+
+    @staticmethod
+    async def _create(pool, options):
+        return aio.server(migration_thread_pool=pool, options=options)
+
+    def _run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def add_generic_rpc_handlers(self, handlers):
+        """Answer the methods of `handlers`."""
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service_name, handlers):
+        """Answer the methods of {name: handler}; generated code offers them this way as well."""
+        self._server.add_registered_method_handlers(service_name, handlers)
+
+    def add_insecure_port(self, address):
+        """Return the port of an address that it now listens on.
+
+        Raises: RuntimeError if it is taken.
+        """
+        return self._server.add_insecure_port(address)
+
+    def start(self):
+        """Take calls."""
+        self._run(self._server.start()).result()
+
+    def stop(self, grace):
+        """Refuse new calls at once and end those in flight after `grace` seconds; return an Event that is set then."""
+        stopped = threading.Event()
+        self._run(self._server.stop(grace)).add_done_callback(lambda _: stopped.set())
+        return stopped
