@@ -5,6 +5,8 @@
 POST / with {"data": X}, X one image (784 numbers or 28x28) or N of them, answers {"y": [[p0, ..., p9], ...]}.
 """
 
+import contextlib
+
 import numpy as np
 import orjson
 from flask import Flask, Response, abort, request
@@ -12,12 +14,19 @@ from werkzeug.exceptions import HTTPException
 
 from rnn_serving import command_line, exports
 from rnn_serving.command_line import UserError
-from rnn_serving.flask_endpoint import gunicorn_server
-from rnn_serving.flask_endpoint.tensor_from_json import InvalidTensor, tensor_from_json
+from rnn_serving.flask_endpoint import gunicorn_server, operations
+from rnn_serving.flask_endpoint.open_model import open_model, versions_path
+from rnn_serving.flask_endpoint.tensor_from_json import (
+    InvalidTensor,
+    json_from_tensor,
+    numpy_type,
+    tensor_from_json,
+)
 
-MAX_REQUEST_BYTES = 16 * 2**20
 # Seconds without a byte of a request's body.
 BODY_TIMEOUT_S = 10
+POSTPROCESS = ("softmax", "none")
+VERSION_HEADER = "X-Model-Version"
 # The newline is for whoever asks with curl.
 JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
@@ -25,67 +34,73 @@ JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 def main(argv=None):
     """Serve until SIGTERM or Ctrl-C; return the exit status."""
     args = parse_arguments(argv)
-    exports.newest(args.model_path)  # nothing to serve is an error here, not in a worker
+    if not args.backend:
+        exports.newest(versions_path(args))  # nothing to serve is an error here, not in a worker
     listener = gunicorn_server.listen(args.host, args.port)
-    return gunicorn_server.serve(lambda: create_app(load_model(args.model_path)), listener, args.workers, args.threads)
+    return gunicorn_server.serve(lambda: open_app(args), listener, args.workers, args.access_log)
 
 
 def parse_arguments(argv):
     """Return the parsed flags; a wrong one ends the process with status 2."""
     parser = command_line.parser(__doc__)
-    parser.add_argument(
-        "--model_path", default="exports/mnist", help="directory of versions (the newest is served), or one version"
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument(
-        "--port", type=command_line.port_number, default=5000, help="port to listen on, 0 for a free one"
-    )
-    parser.add_argument(
-        "--workers", type=command_line.positive_int, default=1, help="processes, each with its own model"
-    )
-    parser.add_argument("--threads", type=command_line.positive_int, default=8, help="requests at a time in one worker")
+    add = parser.add_argument
+    add("--model_path", default="exports/mnist", help="directory of versions (the newest is served), or one version")
+    add("--model_version", type=command_line.version_number, help="version to stay with (default: always the newest)")
+    add("--backend", metavar="HOST:PORT[,HOST:PORT...]", help="model servers to ask instead")
+    add("--model_name", default="mnist", help="the name that the model servers know the model by")
+    add("--signature_name", default="serving_default", help="the signature to run")
+    add("--input_key", help="the signature's input (default: its only one)")
+    add("--output_key", help="the signature's output (default: its only one)")
+    add("--postprocess", choices=POSTPROCESS, help="softmax (default for rows of scores), or none (for any other)")
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=command_line.port_number, default=5000, help="port to listen on, 0 for a free one")
+    add("--workers", type=command_line.positive_int, default=1, help="processes, each with its own model")
+    add("--threads", type=command_line.positive_int, help="threads of one model call (default: cores / workers)")
+    add("--max_batch_size", type=command_line.positive_int, default=32, help="rows of one model call")
+    add("--batch_timeout_micros", type=command_line.not_negative_int, default=0, help="wait for more, microseconds")
+    add("--max_enqueued_batches", type=command_line.positive_int, default=10, help="batches that may wait in a worker")
+    add("--request_timeout", type=command_line.positive_float, default=10.0, help="limit for an answer, seconds")
+    add("--max_request_mb", type=command_line.positive_float, default=16, help="limit for a request, MiB")
+    add("--access_log", action="store_true", help="write a line of JSON for each request to stdout")
     return parser.parse_args(argv)
 
 
-def load_model(model_path):
-    """Return the served model, after it has answered once."""
-    # Imported here: TensorFlow is loaded by the workers, after the fork, which it would not survive.
-    from rnn_serving.saved_model import ServedModel
-
-    model = ServedModel(model_path)
-    model.predict({key: np.zeros((1, *info.shape[1:]), info.dtype) for key, info in model.signature.inputs.items()})
-    return model
+def open_app(args):
+    """Return the application and the model that it answers with, which is still to be loaded."""
+    model = open_model(args, check=lambda version: tensors_of(version, args.input_key, args.output_key))
+    app = create_app(model, args.input_key, args.output_key, args.postprocess, args.max_request_mb)
+    return app, model
 
 
-def create_app(model):
+def create_app(model, input_key=None, output_key=None, postprocess=None, max_request_mb=16):
     """Return the Flask application that answers with `model`.
 
-    `model` is anything with `name`, `version`, `dataset`, `signature` (`inputs` and `outputs` of one tensor each)
-    and `predict({key: array}) -> {key: array}`, as `rnn_serving.saved_model.ServedModel` has them.
+    `model` is anything with `name`, `version`, `dataset`, `signature` (`inputs` and `outputs`, {key: TensorInfo}) and
+    `predict({key: array}) -> {key: array}`, as `rnn_serving.saved_model.ServedModel` has them. One whose version
+    changes has `acquire()` as well, a context manager that gives such a model for one request, and `is_ready`.
+    Raises: UserError if the model does not take and answer one tensor each.
     """
     app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
-    app.config["MODEL_DESCRIPTION"] = f"model {model.name} version {model.version}, data set {model.dataset}"
-    image_input = only(model, "input", model.signature.inputs)
-    logits_output = only(model, "output", model.signature.outputs)
-    if image_input.dtype != "float32" or not image_input.shape or None in image_input.shape[1:]:
-        raise UserError(
-            f"model {model.name} takes {image_input.dtype} {image_input.shape}; expected float32 of a fixed shape"
-        )
-    if logits_output.shape is None or len(logits_output.shape) != 2:
-        raise UserError(
-            f"model {model.name} answers shape {logits_output.shape}; expected a row of scores for each input"
-        )
+    app.config["MAX_CONTENT_LENGTH"] = int(max_request_mb * 2**20)
+    operations.add_routes(app, model)
+    if is_ready(model):
+        tensors_of(model, input_key, output_key)
 
     @app.post("/")
     def predict():
-        images = tensor_from_json(read_data(), "data", image_input.shape[1:])
-        logits = model.predict({image_input.key: images})[logits_output.key]
-        return json_response({"y": softmax(logits)})
+        data = read_data()
+        with acquired(model) as version:
+            source, target = tensors_of(version, input_key, output_key)
+            tensor = tensor_from_json(data, "data", source.shape, source.dtype)
+            scores = version.predict({source.key: tensor})[target.key]
+            if postprocess == "softmax" or (postprocess is None and is_scores(target)):
+                scores = softmax(scores)
+            return versioned(json_response({"y": json_from_tensor(scores)}), version)
 
     @app.get("/metadata")
     def metadata():
-        return json_response(describe(model))
+        with acquired(model) as version:
+            return versioned(json_response(describe(version)), version)
 
     @app.errorhandler(InvalidTensor)
     def invalid_tensor(error):
@@ -94,7 +109,7 @@ def create_app(model):
     @app.errorhandler(HTTPException)
     def http_error(error):
         answer = json_response({"error": f"{request.method} {request.path}: {error.description}"}, error.code)
-        answer.headers.extend(header for header in error.get_headers() if header[0] == "Allow")
+        answer.headers.extend(header for header in error.get_headers() if header[0] in ("Allow", "Retry-After"))
         return answer
 
     @app.errorhandler(Exception)
@@ -104,20 +119,55 @@ def create_app(model):
 
     @app.after_request
     def add_version(response):
-        response.headers["X-Model-Version"] = str(model.version)
-        return response
+        return versioned(response, model) if is_ready(model) and VERSION_HEADER not in response.headers else response
 
     return app
 
 
-def only(model, kind, tensors):
-    """Return the one input or output of a model's signature.
+def is_ready(model):
+    """Return whether a model has been loaded, as any is that does not say otherwise."""
+    return getattr(model, "is_ready", True)
 
-    Raises: UserError if there are several.
+
+def acquired(model):
+    """Return a context manager that gives the version of the model which answers one request."""
+    return model.acquire() if hasattr(model, "acquire") else contextlib.nullcontext(model)
+
+
+def versioned(response, model):
+    """Return a response with the header that tells which version of the model answered."""
+    response.headers[VERSION_HEADER] = str(model.version)
+    return response
+
+
+def tensors_of(model, input_key=None, output_key=None):
+    """Return the input and the output of a model's signature, each by its key or the only one.
+
+    Raises: UserError if there is no such one, or if JSON cannot hold its type.
     """
-    if len(tensors) != 1:
-        raise UserError(f"model {model.name} has {kind}s {sorted(tensors)}; expected one {kind}")
-    return next(iter(tensors.values()))
+    if len(model.signature.inputs) != 1:
+        raise UserError(f"model {model.name} has inputs {sorted(model.signature.inputs)}; expected one input")
+    chosen = (
+        only(model, "input", model.signature.inputs, input_key),
+        only(model, "output", model.signature.outputs, output_key),
+    )
+    for info in chosen:
+        if numpy_type(info.dtype) is None:
+            raise UserError(f"model {model.name} has {info.key!r} of {info.dtype}; expected numbers or strings")
+    return chosen
+
+
+def only(model, kind, tensors, key):
+    """Return the input or output of a model's signature that has a key, or without one the only one.
+
+    Raises: UserError if there is no such one.
+    """
+    if key is None and len(tensors) == 1:
+        return next(iter(tensors.values()))
+    if key not in tensors:
+        wanted = repr(key) if key else f"one {kind}, or --{kind}_key to choose"
+        raise UserError(f"model {model.name} has {kind}s {sorted(tensors)}; expected {wanted}")
+    return tensors[key]
 
 
 def read_data():
@@ -139,25 +189,27 @@ def read_body():
     """Return the body's bytes; abort with 413 if there are too many, with 400 if it is cut off."""
     connection = request.environ.get("gunicorn.socket")
     if connection:
-        # A client that stalls in the middle would keep a thread for ever.
         connection.settimeout(BODY_TIMEOUT_S)
     try:
         return request.get_data(cache=False) if request.content_length is not None else read_chunks()
     except TimeoutError:
         abort(408, f"no more of the body came for {BODY_TIMEOUT_S} s; expected {request.content_length} bytes")
+    finally:
+        if connection:
+            connection.settimeout(None)
 
 
 def read_chunks():
     """Return a body that came in chunks."""
     # Of a body sent in chunks, Werkzeug would silently pass on as much as is allowed.
-    stream = request.environ["wsgi.input"]
+    stream, limit = request.environ["wsgi.input"], request.max_content_length
     try:
-        body = stream.read(MAX_REQUEST_BYTES + 1)
+        body = stream.read(limit + 1)
     except TimeoutError:
         raise
     except OSError as error:
         abort(400, f"the body is no chunked encoding ({error}); expected an object with the key 'data'")
-    if len(body) > MAX_REQUEST_BYTES:
+    if len(body) > limit:
         abort(413)
     return body
 
@@ -176,10 +228,15 @@ def describe(model):
     return {"model": model.name, "version": model.version, "dataset": model.dataset, "signature": tensors}
 
 
+def is_scores(info):
+    """Return whether a tensor has a row of scores for each input."""
+    return info.shape is not None and len(info.shape) == 2 and numpy_type(info.dtype).kind == "f"
+
+
 def softmax(logits):
     """Return probabilities, float32 (N, 10), of logits; the largest is subtracted first so that none overflows."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 if __name__ == "__main__":

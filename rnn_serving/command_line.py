@@ -71,6 +71,11 @@ def positive_int(text):
     return _number(text, int, lambda value: 1 <= value < 2**31, "a whole number of at least 1")
 
 
+def not_negative_int(text):
+    """Parse a whole number of at least 0."""
+    return _number(text, int, lambda value: 0 <= value < 2**31, "a whole number of at least 0")
+
+
 def seed(text):
     """Parse a seed: a whole number of 31 bits."""
     return _number(text, int, lambda value: 0 <= value < 2**31, "a whole number from 0 to 2147483647")

@@ -1,10 +1,22 @@
 """What a measured figure depends on: the machine and the versions."""
 
+import math
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 
-PACKAGES = ("tensorflow", "numpy", "flask", "gunicorn", "orjson", "requests", "grpcio", "tensorflow-serving-api")
+PACKAGES = (
+    "tensorflow",
+    "numpy",
+    "flask",
+    "gunicorn",
+    "gevent",
+    "orjson",
+    "requests",
+    "grpcio",
+    "tensorflow-serving-api",
+)
 
 
 def versions():
@@ -16,10 +28,32 @@ def machine():
     """Return the processor, the number of cores this process may use, memory in GiB and the operating system."""
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "os": platform.platform(),
     }
+
+
+def available_cores(cgroup="/sys/fs/cgroup"):
+    """Return how many cores this process may keep busy: those it may run on, at most the container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(Path(cgroup))
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def _quota(cgroup):
+    """Return the cores that a control group, version 2 or 1, allows, None if it sets no limit."""
+    try:
+        limit, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        try:
+            limit, period = (
+                (cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii").strip()
+                for name in ("quota", "period")
+            )
+        except OSError:
+            return None
+    return None if limit in ("max", "-1") else int(limit) / int(period)
 
 
 def _cpu_model():

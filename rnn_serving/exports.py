@@ -24,6 +24,11 @@ def version_number(path):
     return int(name) if is_number and 0 < int(name) < 2**63 else None
 
 
+def is_version(path):
+    """Return whether a path is the directory of one version."""
+    return bool(version_number(Path(path).resolve())) and (Path(path) / SAVED_MODEL_FILE).exists()
+
+
 def versions(base):
     """Return {version: directory} of the published versions under `base`, ascending."""
     base = Path(base)
@@ -38,7 +43,7 @@ def newest(path):
     Raises: ExportError if there is none.
     """
     path = Path(path)
-    if version_number(path.resolve()) and (path / SAVED_MODEL_FILE).exists():
+    if is_version(path):
         return path
     found = versions(path)
     if not found:

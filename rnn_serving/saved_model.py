@@ -36,8 +36,8 @@ class Signature:
         """Look up the tensors of a SignatureDef once, so that a call only runs them."""
         self.session, self.definition, self.has_loop = session, definition, has_loop
         self.method_name = definition.method_name
-        self.inputs = {key: _tensor_info(key, info) for key, info in sorted(definition.inputs.items())}
-        self.outputs = {key: _tensor_info(key, info) for key, info in sorted(definition.outputs.items())}
+        self.inputs = {key: tensor_info(key, info) for key, info in sorted(definition.inputs.items())}
+        self.outputs = {key: tensor_info(key, info) for key, info in sorted(definition.outputs.items())}
         self._feeds = {key: _tf_output(session.graph, info.name) for key, info in self.inputs.items()}
         self._fetches = {key: _tf_output(session.graph, info.name) for key, info in self.outputs.items()}
 
@@ -99,7 +99,8 @@ def _buffer(message):
 _CALLERS_THREAD = _buffer(tf.compat.v1.RunOptions(inter_op_thread_pool=-1))
 
 
-def _tensor_info(key, info):
+def tensor_info(key, info):
+    """Return the `TensorInfo` of one of a SignatureDef's tensors."""
     shape = None
     if not info.tensor_shape.unknown_rank:
         shape = tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
@@ -123,9 +124,10 @@ class ServedModel:
     `name`, `version`, `dataset`, `signature` (its `inputs` and `outputs`) and `predict`.
     """
 
-    def __init__(self, path, signature_name=DEFAULT_SIGNATURE):
+    def __init__(self, path, signature_name=DEFAULT_SIGNATURE, threads=0):
         """Load `path`, a version's directory or the newest version under it.
 
+        `threads` is how many share the work of one op, 0 for one a core.
         Raises: exports.ExportError if there is none, if it does not load, or if it has no such signature.
         """
         self.directory = exports.newest(path)
@@ -133,7 +135,8 @@ class ServedModel:
         self.version = exports.version_number(self.directory.resolve())
         self.name = origin.get("model", self.directory.resolve().parent.name)
         self.dataset = origin.get("dataset", {}).get("name")
-        self._model = load(self.directory)
+        config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads)
+        self._model = load(self.directory, config=config)
         signatures = self._model.signatures
         if signature_name not in signatures:
             self.close()
@@ -142,9 +145,12 @@ class ServedModel:
             )
         self.signature = signatures[signature_name]
 
-    def predict(self, inputs):
-        """Return {key: array} of every output from {key: array} of every input."""
-        return self.signature(inputs)
+    def predict(self, inputs, timeout_s=None):
+        """Return {key: array} of every output from {key: array} of every input.
+
+        Raises: tf.errors.OpError; DeadlineExceededError if it took longer than `timeout_s`.
+        """
+        return self.signature(inputs, timeout_s=timeout_s)
 
     def close(self):
         """Free what the model holds."""

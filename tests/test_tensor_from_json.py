@@ -21,7 +21,7 @@ IMAGE = np.arange(784.0).reshape(28, 28)
     ],
 )
 def test_one_image_or_many_nested_or_flat_are_the_same_tensor(value, count):
-    tensor = tensor_from_json(value.tolist(), "data", (28, 28))
+    tensor = tensor_from_json(value.tolist(), "data", (None, 28, 28))
     assert tensor.dtype == np.float32
     np.testing.assert_array_equal(tensor, np.stack([IMAGE] * count))
 
@@ -55,7 +55,7 @@ def with_element(element):
 )
 def test_anything_else_is_refused_and_named(value, message):
     with pytest.raises(InvalidTensor) as error:
-        tensor_from_json(value, "data", (28, 28))
+        tensor_from_json(value, "data", (None, 28, 28))
     assert message in str(error.value)
 
 
@@ -69,7 +69,7 @@ json_values = st.recursive(
 @given(json_values)
 def test_json_of_every_kind_is_a_finite_tensor_or_an_invalid_one(value):
     try:
-        tensor = tensor_from_json(orjson.loads(orjson.dumps(value)), "data", (2, 2))
+        tensor = tensor_from_json(orjson.loads(orjson.dumps(value)), "data", (None, 2, 2))
     except InvalidTensor:
         return
     assert tensor.shape[1:] == (2, 2)

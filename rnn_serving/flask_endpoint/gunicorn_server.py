@@ -1,9 +1,11 @@
 """Run a WSGI application in gunicorn's worker processes, from Python."""
 
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 
 import gunicorn.util
 import orjson
@@ -12,11 +14,15 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
 
 from rnn_serving.command_line import UserError
+from rnn_serving.flask_endpoint.balance import Balance
 
-# Seconds for what is in flight when the server is told to stop, and for a worker to load its model.
-GRACE_S, LOADING_S = 30, 300
+# Seconds for what is in flight when the server is told to stop, and without a sign of life until a worker is replaced.
+GRACE_S, HUNG_S = 30, 60
 # Seconds an idle connection stays open: longer than a client's pause, so that it need not connect anew.
 KEEP_ALIVE_S = 75
+# Connections that one worker keeps open.
+MAX_CONNECTIONS = 4000
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def listen(host, port):
@@ -34,35 +40,23 @@ def listen(host, port):
         raise UserError(f"{host}:{port}: {reason}; expected a free port (--port) of this machine (--host)") from error
 
 
-def serve(load_app, listener, workers, threads):
+def serve(open_app, listener, workers, access_log=False):
     """Serve on `listener` until SIGTERM or Ctrl-C and finish what is in flight; return the exit status.
 
-    `load_app() -> WSGI application` is called in each worker, after the fork; it may raise UserError. One line is
-    printed when the first worker has loaded.
+    `open_app() -> (WSGI application, model)` is called in each worker, after the fork; it may raise UserError. The
+    model's `load()` and, from time to time, `refresh()` are called in a thread of their own. One line is printed when
+    the first worker has loaded it.
     """
     # What is no HTTP never reaches the application, and gunicorn has no setting for how it answers that.
     gunicorn.util.write_error = write_json_error
-    host, port = listener.getsockname()[:2]
-    app = _Application(
-        load_app,
-        bind=f"fd://{listener.detach()}",
-        workers=workers,
-        worker_class="gthread",
-        threads=threads,
-        timeout=LOADING_S,
-        graceful_timeout=GRACE_S,
-        keepalive=KEEP_ALIVE_S,
-        loglevel="warning",
-        # Its default path is the same for all instances of a user, so that two servers would fight over it.
-        control_socket_disable=True,
-        post_worker_init=lambda worker: _worker_is_ready(worker, f"http://{host}:{port}/"),
-    )
-    arbiter = os.getpid()
+    arbiter, metrics_directory = os.getpid(), tempfile.mkdtemp(prefix="flask-metrics-")
+    os.environ[METRICS_DIRECTORY] = metrics_directory
     try:
-        _GracefulArbiter(app).run()
+        _GracefulArbiter(_Application(open_app, listener, workers, access_log)).run()
     except SystemExit as end:
         if os.getpid() != arbiter:
             raise  # a worker's end, whose status the arbiter reads
+        shutil.rmtree(metrics_directory, ignore_errors=True)
         return 1 if end.code else 0
 
 
@@ -74,30 +68,64 @@ def write_json_error(sock, status, reason, message):
 
 
 class _Application(BaseApplication):
-    def __init__(self, load_app, **settings):
-        self.load_app, self.settings = load_app, settings
+    """gunicorn's view of the endpoint; `model` is there once a worker has called `load`."""
+
+    name = os.path.basename(sys.argv[0])
+
+    def __init__(self, open_app, listener, workers, access_log):
+        self._open_app, self.model = open_app, None
+        self._url = "http://{}:{}/".format(*listener.getsockname()[:2])
+        self._balance = Balance(workers)
+        self._settings = {
+            "bind": f"fd://{listener.detach()}",
+            "workers": workers,
+            "worker_class": "rnn_serving.flask_endpoint.worker.GreenletWorker",
+            "worker_connections": MAX_CONNECTIONS,
+            "timeout": HUNG_S,
+            "graceful_timeout": GRACE_S,
+            "keepalive": KEEP_ALIVE_S,
+            "loglevel": "warning",
+            "logger_class": "rnn_serving.flask_endpoint.request_log.RequestLog",
+            "accesslog": "-" if access_log else None,
+            # Its default path is the same for all instances of a user, so that two servers would fight over it.
+            "control_socket_disable": True,
+            "pre_fork": self._before_fork,
+            "post_worker_init": lambda worker: signal.signal(signal.SIGINT, signal.SIG_IGN),
+            "child_exit": self._after_end,
+        }
         super().__init__()
 
     def load_config(self):
-        for name, value in self.settings.items():
+        for name, value in self._settings.items():
             self.cfg.set(name, value)
 
     def load(self):
         try:
-            return self.load_app()
+            app, self.model = self._open_app()
         except UserError as error:
             # gunicorn prints this one without a traceback, and stops instead of trying again for ever.
-            raise AppImportError(f"{os.path.basename(sys.argv[0])}: error: {error}") from error
+            raise AppImportError(f"{self.name}: error: {error}") from error
+        return app
+
+    def model_is_loaded(self, worker):
+        """Tell the user once, when the first worker can answer."""
+        if worker.age == 1:
+            model = self.model
+            description = f"model {model.name} version {model.version}, data set {model.dataset}"
+            print(f"Flask server ready on {self._url}: {description}", flush=True)
+
+    def _before_fork(self, arbiter, worker):
+        worker.balance, worker.slot = self._balance, self._balance.reserve()
+
+    def _after_end(self, arbiter, worker):
+        self._balance.give_back(worker.slot)
+        # Imported here: in the workers the metrics begin with the first import, which must come after the fork.
+        from prometheus_client import multiprocess
+
+        multiprocess.mark_process_dead(worker.pid)
 
 
 class _GracefulArbiter(Arbiter):
     def handle_int(self):
         """Treat Ctrl-C as SIGTERM: gunicorn would drop what is in flight."""
         self.handle_term()
-
-
-def _worker_is_ready(worker, url):
-    # Ctrl-C in a terminal reaches the workers too; the arbiter tells them when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if worker.age == 1:
-        print(f"Flask server ready on {url}: {worker.wsgi.config['MODEL_DESCRIPTION']}", flush=True)

@@ -1,0 +1,70 @@
+"""A model server behind the endpoint, asked by greenlets."""
+
+import contextlib
+
+from rnn_serving.flask_endpoint.gateway import Backend
+from rnn_serving.flask_endpoint.native_threads import NativeThreads
+
+# Requests that one worker has under way at the model servers; gRPC's own calls block, so each has a thread.
+MAX_CALLS = 64
+
+
+class GatewayModel:
+    """A `Backend` whose calls hold up a thread of their own, not the loop of the greenlets."""
+
+    def __init__(self, backends, model_name, signature_name, timeout_s, check):
+        """Forward to `backends`; `check(model)` raises UserError unless the endpoint can serve what they offer."""
+        self._arguments, self._check = (backends, model_name, signature_name, timeout_s), check
+        self._backend, self._threads = None, NativeThreads(MAX_CALLS)
+
+    @property
+    def is_ready(self):
+        """Whether a model server has told its signature."""
+        return self._backend is not None
+
+    def load(self):
+        """Ask for the signature.
+
+        Raises: UserError if no model server answers or the model is not fit.
+        """
+        backend = Backend(*self._arguments)
+        try:
+            backend.connect()
+            self._check(backend)
+        except BaseException:
+            backend.close()
+            raise
+        self._backend = backend
+
+    def refresh(self):
+        """Leave it to gRPC to find the model servers again."""
+
+    def __getattr__(self, name):
+        """Return what the model servers told: name, version, data set and signature."""
+        if name not in ("name", "version", "dataset", "signature"):
+            raise AttributeError(name)
+        return getattr(self._backend, name)
+
+    @contextlib.contextmanager
+    def acquire(self):
+        """Give a model for one request, whose version is the one that answered it."""
+        with self._backend.acquire() as call:
+            yield _Call(call, self._backend, self._threads)
+
+    def predict(self, inputs):
+        """Return {key: array} of the outputs from {key: array} of the inputs."""
+        with self.acquire() as call:
+            return call.predict(inputs)
+
+
+class _Call:
+    def __init__(self, call, backend, threads):
+        self._call, self._threads = call, threads
+        self.name, self.dataset, self.signature = backend.name, backend.dataset, backend.signature
+
+    @property
+    def version(self):
+        return self._call.version
+
+    def predict(self, inputs):
+        return self._threads.call(self._call.predict, inputs)

@@ -1,0 +1,100 @@
+"""Join what concurrent greenlets ask into one call."""
+
+import time
+from collections import deque
+
+import gevent
+from gevent.event import Event
+
+from rnn_serving.batching import ExpiredError, QueueFullError
+from rnn_serving.flask_endpoint.native_threads import NativeThreads
+
+# Seconds a call may take in the thread of the event loop. Handing it over would cost 0.1 ms; a longer call would keep
+# the loop from refusing what the queue has no room for.
+IN_LOOP_S = 0.01
+
+
+class _Task:
+    __slots__ = ("answered", "is_expired", "item", "outcome", "size")
+
+    def __init__(self, item, size):
+        self.item, self.size, self.answered = item, size, Event()
+        self.outcome, self.is_expired = None, False
+
+
+class GreenletBatcher:
+    """Run `run(items) -> results` on what greenlets submit at about the same time.
+
+    A result that is an exception is raised for its own caller only. A batch runs when it is full, or `timeout_s` after
+    its first request and once the loop has read what has come meanwhile.
+    """
+
+    def __init__(self, run, max_batch_size, timeout_s=0.0, max_enqueued_batches=10):
+        self._run, self._timeout_s, self._max_enqueued = run, timeout_s, max_enqueued_batches
+        self.max_batch_size = max_batch_size
+        self._batches, self._is_full, self._runner = deque(), Event(), None
+        # Seconds of one row; a first call, whose time nobody knows, is handed over.
+        self._expected_s, self._thread = IN_LOOP_S, NativeThreads()
+
+    def submit(self, item, size=1, limit_s=None):
+        """Return the result for one item of `size` rows, at most `max_batch_size`.
+
+        Raises: QueueFullError at once, ExpiredError after `limit_s` seconds, or what `run` raises or returns.
+        """
+        task = _Task(item, size)
+        self._enqueue(task)
+        if not self._runner:
+            self._runner = gevent.spawn(self._run_batches)
+        if not task.answered.wait(limit_s):
+            task.is_expired = True
+            raise ExpiredError
+        if isinstance(task.outcome, Exception):
+            raise task.outcome
+        return task.outcome
+
+    def close(self):
+        """End the thread for long calls."""
+        self._thread.close()
+
+    def _enqueue(self, task):
+        """Put a task into the last batch, or into a new one if it does not fit."""
+        if not self._batches or self._rows(self._batches[-1]) + task.size > self.max_batch_size:
+            if len(self._batches) >= self._max_enqueued:
+                raise QueueFullError(len(self._batches))
+            self._batches.append([])
+        self._batches[-1].append(task)
+        if self._rows(self._batches[0]) >= self.max_batch_size:
+            self._is_full.set()
+
+    @staticmethod
+    def _rows(batch):
+        return sum(task.size for task in batch)
+
+    def _run_batches(self):
+        """Run one batch after the other until none is left."""
+        while self._batches:
+            self._is_full.clear()
+            gevent.idle()
+            if self._timeout_s and len(self._batches) == 1:
+                self._is_full.wait(self._timeout_s)
+            self._answer([task for task in self._batches.popleft() if not task.is_expired])
+        self._runner = None
+
+    def _answer(self, tasks):
+        if not tasks:
+            return
+        try:
+            outcomes = self._call([task.item for task in tasks], self._rows(tasks))
+        except Exception as error:
+            outcomes = [error] * len(tasks)
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            task.outcome = outcome
+            task.answered.set()
+
+    def _call(self, items, rows):
+        """Run a batch, in a thread if it is expected to take long."""
+        began = time.perf_counter()
+        takes_long = self._expected_s * rows >= IN_LOOP_S
+        results = self._thread.call(self._run, items) if takes_long else self._run(items)
+        self._expected_s = (time.perf_counter() - began) / rows
+        return results

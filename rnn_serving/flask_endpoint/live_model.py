@@ -1,0 +1,135 @@
+"""Serve the newest version under a directory, and the next one as soon as it has been loaded."""
+
+import contextlib
+import logging
+import threading
+from pathlib import Path
+
+from werkzeug.exceptions import ServiceUnavailable
+
+from rnn_serving import exports
+from rnn_serving.command_line import UserError
+
+log = logging.getLogger(__name__)
+
+
+class LiveModel:
+    """A model with the interface of `ServedModel` whose version changes while it is used.
+
+    `load` and `refresh` take as long as a version takes to load and may be called in a thread of their own.
+    """
+
+    def __init__(self, path, open_version):
+        """Serve versions of `path`, a directory of versions or one version, opened by `open_version(directory)`.
+
+        What that returns has the interface of `ServedModel` and `close`; it raises UserError for a broken version.
+        """
+        self._path, self._open_version = Path(path), open_version
+        self._current, self._broken, self._lock = None, set(), threading.Lock()
+
+    @property
+    def is_ready(self):
+        """Whether a version has been loaded."""
+        return self._current is not None
+
+    def __getattr__(self, name):
+        """Return what the current version has: its name, version, data set and signature."""
+        if name not in ("name", "version", "dataset", "signature"):
+            raise AttributeError(name)
+        return getattr(self._version().model, name)
+
+    @contextlib.contextmanager
+    def acquire(self):
+        """Give the current version, which is kept until the body ends.
+
+        Raises: ServiceUnavailable if there is none yet.
+        """
+        with self._lock:
+            version = self._version()
+            version.users += 1
+        try:
+            yield version.model
+        finally:
+            with self._lock:
+                version.users -= 1
+                is_last = version.is_retired and not version.users
+            if is_last:
+                version.model.close()
+
+    def predict(self, inputs):
+        """Return {key: array} of the outputs from {key: array} of the inputs, by the current version."""
+        with self.acquire() as model:
+            return model.predict(inputs)
+
+    def load(self):
+        """Load the newest version that is not broken.
+
+        Raises: exports.ExportError if there is none, or what the newest one's loading raised.
+        """
+        exports.newest(self._path)
+        errors = self._look()
+        if not self.is_ready:
+            raise errors[0]
+
+    def refresh(self):
+        """Load what is newer than the current version, or what is left if that has gone; a broken version is logged."""
+        for error in self._look():
+            log.error("%s; the version before goes on serving", error)
+
+    def close(self):
+        """Free the current version once its last request is answered."""
+        self._replace(None)
+
+    def _version(self):
+        if self._current is None:
+            raise ServiceUnavailable("the model is still loading; expected a moment's patience", retry_after=1)
+        return self._current
+
+    def _look(self):
+        """Load the newest version unless it is the current one, or an older one if it is broken; return the errors."""
+        errors = []
+        for directory in _newest_first(self._path):
+            identity = _identity(directory)
+            if identity is None or identity in self._broken:
+                continue
+            if self._current and self._current.identity == identity:
+                break
+            try:
+                self._replace(_Version(self._open_version(directory), identity))
+                break
+            except UserError as error:
+                self._broken.add(identity)
+                errors.append(error)
+        return errors
+
+    def _replace(self, new):
+        with self._lock:
+            old, self._current = self._current, new
+            if old is None:
+                return
+            old.is_retired = True
+            is_unused = not old.users
+        if is_unused:
+            old.model.close()
+
+
+class _Version:
+    def __init__(self, model, identity):
+        self.model, self.identity = model, identity
+        self.users, self.is_retired = 0, False
+
+
+def _newest_first(path):
+    """Return the directories of the versions under `path`, or of the one that it is."""
+    if exports.is_version(path):
+        return [path]
+    return [directory for _, directory in reversed(exports.versions(path).items())]
+
+
+def _identity(directory):
+    """Return what changes when a version is published anew, None if it has just gone."""
+    try:
+        status = (directory / exports.SAVED_MODEL_FILE).stat()
+    except OSError:
+        return None
+    return directory, status.st_ino, status.st_mtime_ns
