@@ -14,7 +14,7 @@ COMMANDS = [line.split("#")[0].strip(" &") for line in "\n".join([*BLOCKS, *IN_L
 
 
 @pytest.mark.parametrize("command", sorted({command for command in COMMANDS if command.startswith("python ")}))
-def test_a_python_command_of_the_readme_is_understood_by_its_script(command):
+def test_a_python_command_of_the_readme_is_understood_by_its_script(command, monkeypatch):
     name, *flags = shlex.split(command.split("|")[0])[1:]
     if name == "-c":
         compile(flags[0], "README.md", "exec")
@@ -22,6 +22,7 @@ def test_a_python_command_of_the_readme_is_understood_by_its_script(command):
         assert importlib.util.find_spec(flags[0]), flags[0]
     else:
         assert (ROOT / name).is_file()
+        monkeypatch.syspath_prepend((ROOT / name).parent)  # as Python does with a script that it runs
         spec = importlib.util.spec_from_file_location("script_of_the_readme", ROOT / name)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
