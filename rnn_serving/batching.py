@@ -22,7 +22,7 @@ class Slots:
     """How many batches may run at a time; several batchers can share them."""
 
     def __init__(self, count):
-        self._free = threading.Semaphore(count)
+        self._free, self._lock, self._waiting = threading.Semaphore(count), threading.Lock(), []
 
     def __enter__(self):
         self._free.acquire()
@@ -30,12 +30,21 @@ class Slots:
     def __exit__(self, *_):
         self._free.release()
 
-    def any_free(self):
-        """Return whether one more batch could run now."""
-        is_free = self._free.acquire(blocking=False)
-        if is_free:
+    def when_free(self, action):
+        """Call `action` once one more batch could run: now, or when the next one is done, whoever's it is."""
+        with self._lock:
+            self._waiting.append(action)
+        if self._free.acquire(blocking=False):
             self._free.release()
-        return is_free
+            self.call_waiting()
+
+    def call_waiting(self):
+        """Call what waits for a free slot; to be called when a batch is done and its callers have their answers."""
+        # All of it: an action may have no use for the slot, and the others must not miss it then.
+        with self._lock:
+            actions, self._waiting = self._waiting, []
+        for action in actions:
+            action()
 
 
 class _Task:
@@ -49,6 +58,10 @@ class _Task:
         # A bare lock, held until there is something to wake up for: a tenth of what an Event costs.
         self.leads, self.wake = False, threading.Lock()
         self.wake.acquire()
+
+    def is_cancelled(self):
+        """Return whether nobody waits for the answer any more."""
+        return self.future is not None and self.future.cancelled()
 
     def resolve(self):
         """Give a coroutine its answer, unless it has been cancelled meanwhile; to be called in its loop."""
@@ -138,14 +151,11 @@ class Batcher:
         with self._slots:
             with self._lock:
                 batch = self._batches.popleft()
-            # With no slot for it, the next batch goes on filling until this one is done.
-            can_go_on = self._slots.any_free()
-            if can_go_on:
-                self._pass_on()
+            # With no slot for it, the next batch goes on filling until there is one.
+            self._slots.when_free(self._pass_on)
             self._answer(batch)
         _wake([task for task in batch.tasks if task.future or task is not leader])
-        if not can_go_on:
-            self._pass_on()
+        self._slots.call_waiting()
 
     def _pass_on(self):
         """Let the first of the waiting tasks lead, if there are any."""
@@ -172,13 +182,13 @@ class Batcher:
             self._filled.wait(remaining)
 
     def _answer(self, batch):
-        """Run the tasks whose time is not up, and note each one's result or error."""
+        """Run the tasks whose callers still wait and whose time is not up, and note each one's result or error."""
         now = time.monotonic()
         live = []
         for task in batch.tasks:
             if task.deadline is not None and now > task.deadline:
                 task.error = ExpiredError()
-            else:
+            elif not task.is_cancelled():
                 live.append(task)
         try:
             results = self._run([task.item for task in live]) if live else []

@@ -1,3 +1,4 @@
+import asyncio
 import threading
 import time
 
@@ -158,5 +159,160 @@ def test_slots_bound_how_many_batches_run_at_a_time():
 def test_nothing_is_lost_or_swapped_under_load():
     batcher = Batcher(lambda items: [item * 10 for item in items], 7, max_enqueued_batches=1000, slots=Slots(2))
     results, threads = submit_all(batcher, range(300))
+    join(threads)
+    assert results == {item: item * 10 for item in range(300)}
+
+
+def gathered(*coroutines):
+    """Run coroutines in one loop; return the result or the error of each."""
+
+    async def together():
+        return await asyncio.gather(*coroutines, return_exceptions=True)
+
+    return asyncio.run(together())
+
+
+async def in_queue(batcher, *items, **arguments):
+    """Return a task for each item, once the loop has given them to the batcher."""
+    tasks = [asyncio.create_task(batcher.submit_async(item, **arguments)) for item in items]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def entered(run):
+    """Wait until another batch runs, as the loop goes on."""
+    assert await asyncio.to_thread(run.entered.acquire, timeout=LIMIT_S)
+
+
+def test_a_lone_coroutine_is_answered_and_does_not_hold_up_its_loop():
+    run = Recorder(open_gate=False)
+
+    async def open_the_gate():
+        await entered(run)
+        run.gate.set()
+
+    assert gathered(Batcher(run, 8).submit_async(1), open_the_gate()) == [10, None]
+
+
+def test_threads_and_coroutines_share_a_batch():
+    run = Recorder()
+    batcher = Batcher(run, 5, timeout_s=LIMIT_S)
+    results, threads = submit_all(batcher, [1, 2])
+    assert gathered(*map(batcher.submit_async, [3, 4, 5])) == [30, 40, 50]
+    join(threads)
+    assert [sorted(batch) for batch in run.batches] == [[1, 2, 3, 4, 5]]
+    assert results == {1: 10, 2: 20}
+
+
+@pytest.mark.parametrize("waits", ["a thread", "a coroutine"])
+def test_a_coroutines_batch_is_followed_by_whoever_waits(waits):
+    run = Recorder(open_gate=False)
+    batcher = Batcher(run, 8)
+
+    async def ask():
+        [first] = await in_queue(batcher, 1)
+        await entered(run)
+        if waits == "a thread":
+            results, threads = submit_all(batcher, [2])
+            await asyncio.to_thread(wait_until, lambda: batcher._batches)
+        else:
+            [second] = await in_queue(batcher, 2)
+        run.gate.set()
+        if waits == "a thread":
+            await asyncio.to_thread(join, threads)
+            return await first, results[2]
+        return await first, await second
+
+    assert asyncio.run(ask()) == (10, 20)
+    assert run.batches == [[1], [2]]
+
+
+def test_a_coroutine_is_refused_when_the_queue_is_full_and_when_its_time_is_up():
+    run = Recorder(open_gate=False)
+    batcher = Batcher(run, 1, max_enqueued_batches=2)
+
+    async def ask():
+        tasks = await in_queue(batcher, 0)
+        await entered(run)
+        tasks += await in_queue(batcher, 1, deadline=time.monotonic())
+        tasks += await in_queue(batcher, 2)
+        with pytest.raises(QueueFullError):
+            await batcher.submit_async(3)
+        run.gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    first, late, second = asyncio.run(ask())
+    assert (first, second, type(late)) == (0, 20, ExpiredError)
+    assert run.batches == [[0], [2]]
+
+
+@pytest.mark.parametrize("cancelled", [1, 2])
+def test_a_coroutine_that_is_cancelled_in_the_queue_is_not_run_and_the_others_are_answered(cancelled):
+    run = Recorder(open_gate=False)
+    batcher = Batcher(run, 8)
+
+    async def ask():
+        tasks = await in_queue(batcher, 0)
+        await entered(run)
+        tasks += await in_queue(batcher, 1, 2, 3)
+        tasks.pop(cancelled).cancel()
+        await asyncio.sleep(0)
+        run.gate.set()
+        return await asyncio.gather(*tasks)
+
+    others = [item for item in range(4) if item != cancelled]
+    assert asyncio.run(ask()) == [item * 10 for item in others]
+    assert run.batches == [[0], others[1:]]
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+def test_a_coroutine_that_is_cancelled_while_its_batch_runs_leaves_the_others_their_answers(cancelled):
+    run = Recorder(open_gate=False)
+    batcher = Batcher(run, 3, timeout_s=LIMIT_S)
+
+    async def ask():
+        tasks = await in_queue(batcher, 0, 1, 2)
+        await entered(run)
+        tasks.pop(cancelled).cancel()
+        run.gate.set()
+        return await asyncio.gather(*tasks), await asyncio.gather(*await in_queue(batcher, 3, 4, 5))
+
+    assert asyncio.run(ask()) == ([item * 10 for item in range(3) if item != cancelled], [30, 40, 50])
+
+
+def test_an_error_reaches_every_coroutine_and_thread_of_its_batch():
+    def run(items):
+        raise ValueError("no")
+
+    batcher = Batcher(run, 3, timeout_s=LIMIT_S)
+    results, threads = submit_all(batcher, [1])
+    errors = gathered(*map(batcher.submit_async, [2, 3]))
+    join(threads)
+    assert [str(error) for error in (*errors, *results.values())] == ["no"] * 3
+
+
+def test_a_slow_batch_holds_up_no_other_while_there_is_a_free_slot():
+    slots, slow, short = Slots(2), Recorder(open_gate=False), Recorder(open_gate=False)
+    # The first batch of `mixed` stays; when it began, the other slot was taken.
+    mixed = Batcher(lambda items: slow(items) if items == [1] else items, 1, slots=slots)
+    other = Batcher(short, 1, slots=slots)
+    _, others = submit_all(other, [0])
+    assert short.entered.acquire(timeout=LIMIT_S)
+    _, stuck = submit_all(mixed, [1])
+    assert slow.entered.acquire(timeout=LIMIT_S)
+    results, waiting = submit_all(mixed, [2, 3])
+    wait_until(lambda: len(mixed._batches) == 2)
+    short.gate.set()
+    join(others + waiting)
+    assert results == {2: 2, 3: 3}
+    assert stuck[0].is_alive()
+    slow.gate.set()
+    join(stuck)
+
+
+def test_nothing_is_lost_or_swapped_between_threads_and_coroutines_under_load():
+    batcher = Batcher(lambda items: [item * 10 for item in items], 7, max_enqueued_batches=1000, slots=Slots(2))
+    results, threads = submit_all(batcher, range(300))
+    assert gathered(*map(batcher.submit_async, range(300, 900))) == [item * 10 for item in range(300, 900)]
     join(threads)
     assert results == {item: item * 10 for item in range(300)}

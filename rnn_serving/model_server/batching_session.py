@@ -1,5 +1,6 @@
 """TensorFlow Serving's batching (batching_session.cc): allowed sizes, padding, and its words."""
 
+import asyncio
 import contextlib
 import itertools
 import math
@@ -109,7 +110,7 @@ class BatchingSession:
         """Do as `run` does without holding up the event loop."""
         request = _Request(inputs, timeout_s)
         if not self._checked_rows(request):
-            return signature(inputs, output_aliases, timeout_s)
+            return await asyncio.to_thread(signature, inputs, output_aliases, timeout_s)
         batcher = self._batcher(signature, inputs, output_aliases)
         with self._own_words():
             return await batcher.submit_async(request, request.rows, request.deadline)
@@ -167,7 +168,7 @@ class BatchingSession:
         total = sum(sizes)
         padded = self._padded_size(total)
         joined = {alias: self._join(signature, alias, requests, padded - total) for alias in requests[0].inputs}
-        outputs = signature(joined, aliases)
+        outputs = signature(joined, aliases, _time_left(requests))
         monitoring.BATCHES.add()
         monitoring.PROCESSED_BATCH_SIZE.observe(padded)
         monitoring.PADDING_SIZE.observe(padded - total, str(padded))
@@ -201,6 +202,12 @@ class BatchingSession:
         if padding:
             arrays = [*arrays, np.repeat(arrays[-1][:1], padding, axis=0)]
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _time_left(requests):
+    """Return the seconds until nobody waits for a batch any more, None if one of its requests has no deadline."""
+    deadlines = [request.deadline for request in requests]
+    return None if None in deadlines else max(deadlines) - time.monotonic()
 
 
 def _rows(inputs):

@@ -626,10 +626,15 @@ def test_a_message_larger_than_grpcs_default_limit_is_answered(main):
     assert len(answer.outputs["y"].float_val) == count
 
 
-def test_the_deadline_of_a_call_ends_it(main):
+@pytest.mark.parametrize("server", ["main", "batching"])
+def test_the_deadline_of_a_call_ends_it_and_the_model_call(request, server):
+    server = request.getfixturevalue(server)
     began = time.monotonic()
-    code, _ = main.call(predict(spec("kinds", "slow"), x=floats(1e8)), timeout_s=0.4)
+    code, _ = server.call(predict(spec("kinds", "slow"), x=floats(1e8, 1.0, 1.0, 1.0)), timeout_s=0.4)
     assert code == grpc.StatusCode.DEADLINE_EXCEEDED
+    # With batching there is one thread for all: it has to be free again.
+    code, answer = server.call(predict(spec("kinds", "slow"), x=floats(1.0, 1.0, 1.0, 1.0)))
+    assert code == grpc.StatusCode.OK, answer
     assert time.monotonic() - began < CALL_LIMIT_S / 2
 
 
@@ -1392,9 +1397,12 @@ def test_answers_may_be_read_by_other_origins_if_a_flag_says_so(flagged, method,
     }
 
 
-def test_a_rest_call_has_the_time_that_a_flag_gives_it(flagged):
-    text = body(signature_name="slow", instances=[100_000_000])
-    check_ask(flagged, Ask("", "kinds:predict", text, 504, "Timed out waiting for notification"))
+@pytest.mark.parametrize("server", ["flagged", "batching"])
+def test_a_rest_call_has_the_time_that_a_flag_gives_it(request, server):
+    text = body(signature_name="slow", instances=[100_000_000, 1, 1, 1])
+    check_ask(
+        request.getfixturevalue(server), Ask("", "kinds:predict", text, 504, "Timed out waiting for notification")
+    )
 
 
 @pytest.mark.parametrize(
@@ -1411,6 +1419,18 @@ def test_the_health_service_knows_two_names_if_a_flag_says_so(flagged, service, 
     got, answer = outcome(check.future(request, timeout=CALL_LIMIT_S))
     assert got == code
     assert code != grpc.StatusCode.OK or answer == serving
+
+
+@pytest.mark.parametrize("server", ["flagged", "batching"])
+def test_calls_are_answered_however_many_watch_the_health(request, server):
+    server = request.getfixturevalue(server)
+    watch = server.channel.unary_stream("/grpc.health.v1.Health/Watch")
+    watchers = [watch(b"", timeout=CALL_LIMIT_S) for _ in range(64)]
+    assert [next(watcher) for watcher in watchers] == [b"\x08\x01"] * len(watchers)
+    code, answer = server.call(classify(judge("only_classes"), listed(*[example(x=[1.0])] * 4)))
+    assert code == grpc.StatusCode.OK, answer
+    for watcher in watchers:
+        watcher.cancel()
 
 
 def label_config(models, **labels):
@@ -1762,7 +1782,8 @@ num_batch_threads { value: 1 }
 def batching(start, models):
     """A server that joins requests of every model."""
     configs = [model(models, name) for name in ("half", "kinds", "judge")]
-    return start(configs, "--enable_batching", batching_parameters_file=BATCHING)
+    flags = ("--enable_batching", "--enable_grpc_healthcheck_service=true", "--rest_api_timeout_in_ms=1000")
+    return start(configs, *flags, batching_parameters_file=BATCHING)
 
 
 @pytest.fixture(scope="module")
@@ -1878,6 +1899,12 @@ def test_inputs_of_another_inner_shape_are_padded_with_their_first_element_if_as
     narrow, wide = floats(5.0, 6.0, shape=[2, 1]), floats(1.0, 2.0, 3.0, 4.0, shape=[2, 2])
     got = results_of(tuned, ("padded", "same_float32"), narrow, wide)
     assert got == [(OK, [[5.0, 5.0], [6.0, 5.0]]), (OK, [[1.0, 2.0], [3.0, 4.0]])]
+
+
+def test_a_reload_tells_that_batched_models_stay(batching, models):
+    check_call(batching, Call("", reload(*[model(models, name) for name in ("half", "kinds", "judge")]), RELOADED))
+    check_call(batching, Call("", predict("half", x=floats(2.0, 4.0, shape=[2, 1])),
+        predicted(spec("half", "serving_default", 2), y=floats(4.0, 5.0, shape=[2, 1]))))  # fmt: skip
 
 
 def test_a_queue_that_is_full_refuses(batching):

@@ -1,3 +1,4 @@
+import contextlib
 import signal
 import socket
 import sys
@@ -21,10 +22,15 @@ from tensorflow_serving.apis import (
 IMAGE = np.zeros((1, 28, 28), np.float32)
 
 
-@pytest.fixture(scope="module")
-def channel(grpc_address):
-    with grpc.insecure_channel(grpc_address) as opened:
-        yield opened
+@pytest.fixture(scope="module", params=["in threads", "with batching"])
+def channel(request, export_base):
+    """A channel to a server, one for each way of taking calls."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "in threads":
+            address = request.getfixturevalue("grpc_address")
+        else:
+            address = stack.enter_context(start_model_server(export_base, "--enable_batching")).ready[1]
+        yield stack.enter_context(grpc.insecure_channel(address))
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +166,27 @@ def test_an_empty_message_is_a_request_like_any_other(channel):
     assert error.value.details() == "Missing ModelSpec"
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        "PredictionService/Predict",
+        "PredictionService/Classify",
+        "PredictionService/Regress",
+        "PredictionService/MultiInference",
+        "PredictionService/GetModelMetadata",
+        "ModelService/GetModelStatus",
+        "ModelService/HandleReloadConfigRequest",
+    ],
+)
+def test_bytes_that_are_no_message_are_refused(channel, method):
+    call = channel.unary_unary(f"/tensorflow.serving.{method}")
+    with pytest.raises(grpc.RpcError) as error:
+        call(b"\xff\xff", timeout=10)
+    assert error.value.code() == grpc.StatusCode.INTERNAL
+    assert error.value.details() == "Exception deserializing request!"
+    assert ("x-served-by", "rnn_serving.model_server") in error.value.trailing_metadata()
+
+
 def server_command(*flags):
     return run_script("-m", "rnn_serving.model_server", *flags)
 
@@ -226,9 +253,16 @@ def test_it_waits_with_its_port_closed_until_there_is_a_version(export, tmp_path
         server.wait_for("Running gRPC ModelServer")
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_calls_in_flight_and_exits_0(export_base, how):
-    with start_model_server(export_base) as server:
+@pytest.mark.parametrize(
+    ("how", "flags"),
+    [(signal.SIGTERM, ()), (signal.SIGINT, ()), (signal.SIGTERM, ("--enable_batching",))],
+)
+def test_a_signal_finishes_calls_in_flight_and_exits_0(export_base, tmp_path, how, flags):
+    parameters = tmp_path / "batching_parameters.txt"
+    parameters.write_text("max_batch_size { value: 20000 }")
+    if flags:
+        flags = (*flags, f"--batching_parameters_file={parameters}")
+    with start_model_server(export_base, *flags) as server:
         options = [("grpc.max_send_message_length", -1)]
         with grpc.insecure_channel(server.ready[1], options) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)

@@ -174,6 +174,12 @@ def publish_broken(base, version, source):
         (staging / exports.SAVED_MODEL_FILE).write_bytes(random.Random(version).randbytes(10_000))
 
 
+@pytest.fixture(params=[(), ("--enable_batching",)], ids=["", "batching"])
+def flags(request):
+    """What every test runs with: calls in threads, and calls that wait for their batch in an event loop."""
+    return request.param
+
+
 @pytest.fixture
 def source(export_base):
     """A version to copy."""
@@ -224,10 +230,12 @@ def come_and_go(base, source, seconds):
     return live, deleted, broken
 
 
-def test_every_request_is_answered_while_versions_come_and_break_and_go(base, source, images, expected, tmp_path):
+def test_every_request_is_answered_while_versions_come_and_break_and_go(
+    base, source, images, expected, tmp_path, flags
+):
     config = tmp_path / "models.config"
     config.write_text(CONFIG.format(base))
-    with serving(base, f"--model_config_file={config}") as server:
+    with serving(base, f"--model_config_file={config}", *flags) as server:
         # Version 1 stays, under the policy `all`.
         with load(server, images, expected, CALLERS, versions=[None, 1]) as threads:
             live, deleted, broken = come_and_go(base, source, SOAK_S)
@@ -244,8 +252,8 @@ def test_every_request_is_answered_while_versions_come_and_break_and_go(base, so
         assert server.process.stop() == 0
 
 
-def test_a_hundred_versions_later_the_server_occupies_no_more_memory(base, source, images, expected):
-    with serving(base) as server:
+def test_a_hundred_versions_later_the_server_occupies_no_more_memory(base, source, images, expected, flags):
+    with serving(base, *flags) as server:
         with load(server, images, expected, callers=1, versions=[None], pause_s=0.02) as threads:
             occupied = {}
             for swap in range(1, SWAPS + 1):
