@@ -12,20 +12,20 @@ import contextlib
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from grpc_callers import TIMEOUT_S, Callers, check_errors
+from figures import Figure, about, check_errors, in_turns, markdown_table, ratios
 
 from rnn_serving import command_line, dataset, environment, exports, files, latency, processes
 from rnn_serving.command_line import UserError
+from rnn_serving.load_generator import TIMEOUT_S, GRPCTarget, LoadGenerator
 
-# TensorFlow, and what imports it, is imported inside functions: the process of `Callers` imports this script as well
-# and sends bytes only.
+# TensorFlow, and what imports it, is imported inside functions: the process of the load generator imports this script
+# as well and sends bytes only.
 
 MODEL_NAME = "mnist"
 MANY_IMAGES, MANY_IMAGES_CALLS = 128, 40
@@ -53,7 +53,7 @@ def main(argv=None):
         requests, expected = prepared_requests(base, test)
         figures = measure_one_image(args, address, graded(test, expected))
         figures += measure_many_images(args, address, base, test)
-        callers = stack.enter_context(Callers(requests, expected))
+        callers = Callers(stack.enter_context(LoadGenerator()), requests, expected)
         figures += measure_batching(args, address, directory, callers)
         figures += measure_swaps(args, address, base, callers)
     print(about(conditions), markdown_table(figures), sep="\n\n")
@@ -74,32 +74,6 @@ def parse_arguments(argv):
     parser.add_argument("--num_batch_threads", type=command_line.positive_int, default=1, help="batches run at a time")
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     return parser.parse_args(argv)
-
-
-@dataclass
-class Figure:
-    """One row of the table: a value a round, what they are summed up to, and the bound it is to keep, if any."""
-
-    name: str
-    values: list
-    measured: float
-    target: str = ""
-    met: bool | None = None
-
-    @classmethod
-    def of(cls, name, values, at_most=None, at_least=None, summary=statistics.median):
-        """Return the figure of a list with a value for each round."""
-        measured = float(summary(values))
-        if at_most is not None:
-            return cls(name, values, measured, f"at most {at_most}", measured <= at_most)
-        if at_least is not None:
-            return cls(name, values, measured, f"at least {at_least}", measured >= at_least)
-        return cls(name, values, measured)
-
-
-def ratios(mine, its):
-    """Return the ratio of two figures round by round."""
-    return [one / other for one, other in zip(mine, its, strict=True)]
 
 
 def copied_export(model_path, base):
@@ -145,29 +119,11 @@ def graded(test, expected):
     return dataset.Split(test.pixels, expected.argmax(axis=1).astype(np.uint8))
 
 
-@contextlib.contextmanager
-def article_flask_server(model_path, image):
-    """Run the article's server on a free port; the value is its URL, once it has answered for an image (28, 28)."""
-    import article_clients
-
-    port = processes.free_port()
-    url = f"http://127.0.0.1:{port}/"
-    script = Path(__file__).resolve().parent / "article_flask_server.py"
-
-    def ask():
-        article_clients.requests.post(
-            url, json={"data": image.tolist()}, timeout=TIMEOUT_S, proxies=dict(article_clients.NO_PROXY)
-        ).raise_for_status()
-
-    with processes.running([sys.executable, script, "--model_path", model_path, "--port", port], ask):
-        yield url
-
-
 def measure_one_image(args, address, test):
     """Return the figures of one caller that asks for one image at a time."""
     import article_clients
 
-    with article_flask_server(args.model_path, test.images[0]) as url, open_client(address) as (_, _, connect):
+    with processes.ArticleServer(args.model_path) as url, open_client(address) as (_, _, connect):
         clients = {
             "article's Flask path": lambda: article_clients.flask(url),
             "article's gRPC client": lambda: article_clients.predict(address, MODEL_NAME),
@@ -184,15 +140,6 @@ def measure_one_image(args, address, test):
         Figure.of("one image: article's gRPC client, list of floats / Flask path", ratios(floats, baseline)),
         Figure.of("one image: tfserving_client.py / Flask path", ratios(ours, baseline), at_most=0.45),
     ]
-
-
-def in_turns(rounds, measurements):
-    """Return {name: a value for each round} of {name: function}, the order reversed every other round."""
-    values = {name: [] for name in measurements}
-    for turn in range(rounds):
-        for name in measurements if turn % 2 == 0 else reversed(measurements):
-            values[name].append(measurements[name]())
-    return values
 
 
 def median_ms(connect, test):
@@ -236,6 +183,35 @@ def median_call_ms(call):
     return 1000 * statistics.median(times)
 
 
+class Callers:
+    """The load generator with the requests to ask, and the logits float32 (N, 10) that their answers must have."""
+
+    def __init__(self, generator, requests, expected):
+        self._generator, self._requests, self._expected = generator, requests, expected
+
+    @contextlib.contextmanager
+    def asking(self, address, count):
+        """Ask from `count` callers while the body runs; the value is a list, with the `Load` at its end.
+
+        Raises: UserError if a request had no answer or a wrong one.
+        """
+        with self._generator.asking(GRPCTarget(address, self._requests), count) as loads:
+            yield loads
+        check_errors(loads[0].errors)
+        self._check_answers(loads[0].answered)
+
+    def _check_answers(self, answered):
+        from rnn_serving.model import OUTPUT_KEY
+        from rnn_serving.quiet_tensorflow import tf
+
+        from tensorflow_serving.apis import predict_pb2
+
+        messages = (predict_pb2.PredictResponse.FromString(answer) for _, _, answer in answered)
+        scores = np.concatenate([tf.make_ndarray(message.outputs[OUTPUT_KEY]) for message in messages])
+        if not np.allclose(scores, self._expected[[index for index, _, _ in answered]], atol=1e-3):
+            raise UserError("answers under load differ from the model's; expected the same logits")
+
+
 def measure_batching(args, address, directory, callers):
     """Return the figures of many callers at a time, with and without batching."""
     parameters = directory / "batching_parameters.txt"
@@ -246,11 +222,10 @@ def measure_batching(args, address, directory, callers):
     busy = []
 
     def throughput(of):
-        with callers.asking(of, BATCHING_CALLERS) as results:
+        with callers.asking(of, BATCHING_CALLERS) as loads:
             time.sleep(TURN_S)
-        [result] = results
-        busy.append(result.cpu_s / result.elapsed_s)
-        return len(result.answered) / result.elapsed_s
+        busy.append(loads[0].busy)
+        return loads[0].throughput_rps
 
     with processes.TFServing(base, *flags) as batched_address:
         servers = {"without batching": address, "with batching": batched_address}
@@ -268,10 +243,10 @@ def measure_swaps(args, address, base, callers):
     """Return the figures of versions that are published under load: the slowest request of each round."""
     slowest = []
     for _ in range(args.rounds):
-        with callers.asking(address, SWAP_CALLERS) as results:
+        with callers.asking(address, SWAP_CALLERS) as loads:
             for _ in range(SWAPS):
                 swap_version(address, base)
-        slowest.append(1000 * max(seconds for _, seconds, _ in results[0].answered))
+        slowest.append(1000 * max(loads[0].latencies_s()))
     name = f"{SWAPS} version swaps, {SWAP_CALLERS} callers: slowest request, ms"
     return [Figure.of(name, slowest, at_most=500, summary=max)]
 
@@ -309,32 +284,6 @@ def describe_run(args, test):
         "machine": environment.machine(),
         "versions": environment.versions(),
     }
-
-
-def about(conditions):
-    """Return one sentence on what was measured and where."""
-    machine = conditions["machine"]
-    return (
-        f"Data set {conditions['dataset']}, {conditions['num_tests']} images a round, {conditions['rounds']} rounds; "
-        f"{machine['cpu']}, {machine['cores']} cores, shared by servers and clients; "
-        f"load average before the start {conditions['load_average']:.2f}."
-    )
-
-
-def markdown_table(figures):
-    """Return the figures as one Markdown table; the spread is the smallest and the largest value of a round."""
-    lines = ["| figure | target | measured | spread | rounds |", "| --- | --- | --- | --- | --- |"]
-    for figure in figures:
-        missed = " (missed)" if figure.met is False else ""
-        spread = f"{number(min(figure.values))} - {number(max(figure.values))}"
-        cells = (figure.name, figure.target, number(figure.measured) + missed, spread, len(figure.values))
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
-
-
-def number(value):
-    """Return a number with two decimals, without any from 100 on."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
 if __name__ == "__main__":

@@ -46,6 +46,33 @@ class FlaskServer:
         url = f"http://127.0.0.1:{self.port}/"
         script, *flags = self._flags
         self._running = running([sys.executable, ROOT / script, *flags], lambda: _ask_http(url + "metadata"))
+        self._process = self._running.__enter__()
+        return url
+
+    def worker_memory_mib(self):
+        """Return the resident memory of the largest worker in MiB (Linux)."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text(encoding="ascii")
+        return max(_resident_mib(worker) for worker in children.split())
+
+    def __exit__(self, *error):
+        return self._running.__exit__(*error)
+
+
+class ArticleServer:
+    """`benchmarks/article_flask_server.py` on a free port, run in a `with` whose value is its URL."""
+
+    def __init__(self, model_path):
+        self.port = free_port()
+        self._flags = ["--model_path", str(model_path), "--port", str(self.port)]
+
+    def __str__(self):
+        return shlex.join(["python", "benchmarks/article_flask_server.py", *self._flags])
+
+    def __enter__(self):
+        url = f"http://127.0.0.1:{self.port}/"
+        command = [sys.executable, ROOT / "benchmarks" / "article_flask_server.py", *self._flags]
+        # It answers nothing but POST; a refusal says as well that it is there.
+        self._running = running(command, lambda: _ask_http(url, expected=(405,)))
         self._running.__enter__()
         return url
 
@@ -103,6 +130,11 @@ def _wait_until_ready(process, ask, limit_s):
         time.sleep(ASK_AGAIN_S)
 
 
+def _resident_mib(pid):
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
 def _name(process):
     return " ".join(Path(part).name for part in process.args[:2])
 
@@ -117,10 +149,12 @@ def stop(process):
         process.wait()
 
 
-def _ask_http(url):
+def _ask_http(url, expected=()):
     with requests.Session() as session:
         session.trust_env = False
-        session.get(url, timeout=START_LIMIT_S).raise_for_status()
+        answer = session.get(url, timeout=START_LIMIT_S)
+        if answer.status_code not in expected:
+            answer.raise_for_status()
 
 
 def _ask_grpc(address):
