@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from rnn_serving import command_line, exports
 from rnn_serving.command_line import UserError
 from rnn_serving.flask_endpoint import gunicorn_server, operations
+from rnn_serving.flask_endpoint.backend_addresses import parse_backends
 from rnn_serving.flask_endpoint.open_model import open_model, versions_path
 from rnn_serving.flask_endpoint.tensor_from_json import (
     InvalidTensor,
@@ -46,7 +47,7 @@ def parse_arguments(argv):
     add = parser.add_argument
     add("--model_path", default="exports/mnist", help="directory of versions (the newest is served), or one version")
     add("--model_version", type=command_line.version_number, help="version to stay with (default: always the newest)")
-    add("--backend", metavar="HOST:PORT[,HOST:PORT...]", help="model servers to ask instead")
+    add("--backend", type=parse_backends, metavar="HOST:PORT[,HOST:PORT...]", help="model servers to ask instead")
     add("--model_name", default="mnist", help="the name that the model servers know the model by")
     add("--signature_name", default="serving_default", help="the signature to run")
     add("--input_key", help="the signature's input (default: its only one)")

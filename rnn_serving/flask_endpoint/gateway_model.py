@@ -1,12 +1,19 @@
 """A model server behind the endpoint, asked by greenlets."""
 
 import contextlib
+import logging
+import time
 
+from rnn_serving.command_line import UserError
 from rnn_serving.flask_endpoint.gateway import Backend
 from rnn_serving.flask_endpoint.native_threads import NativeThreads
 
 # Requests that one worker has under way at the model servers; gRPC's own calls block, so each has a thread.
 MAX_CALLS = 64
+# Seconds between two looks whether the model servers have another signature.
+LOOK_S = 10.0
+
+log = logging.getLogger(__name__)
 
 
 class GatewayModel:
@@ -15,7 +22,7 @@ class GatewayModel:
     def __init__(self, backends, model_name, signature_name, timeout_s, check):
         """Forward to `backends`; `check(model)` raises UserError unless the endpoint can serve what they offer."""
         self._arguments, self._check = (backends, model_name, signature_name, timeout_s), check
-        self._backend, self._threads = None, NativeThreads(MAX_CALLS)
+        self._backend, self._threads, self._looked_at = None, NativeThreads(MAX_CALLS), 0.0
 
     @property
     def is_ready(self):
@@ -37,7 +44,19 @@ class GatewayModel:
         self._backend = backend
 
     def refresh(self):
-        """Leave it to gRPC to find the model servers again."""
+        """Ask for the signature again now and then: the model servers may have loaded a version with another one."""
+        if time.monotonic() - self._looked_at < LOOK_S:
+            return
+        self._looked_at = time.monotonic()
+        try:
+            self._backend.connect()
+        except UserError as error:
+            log.warning("%s; requests get 503 until one is back", error)
+
+    def close(self):
+        """Close the connections."""
+        self._backend.close()
+        self._threads.close()
 
     def __getattr__(self, name):
         """Return what the model servers told: name, version, data set and signature."""

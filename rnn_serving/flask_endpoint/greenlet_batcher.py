@@ -12,6 +12,8 @@ from rnn_serving.flask_endpoint.native_threads import NativeThreads
 # Seconds a call may take in the thread of the event loop. Handing it over would cost 0.1 ms; a longer call would keep
 # the loop from refusing what the queue has no room for.
 IN_LOOP_S = 0.01
+# Seconds until a batch no longer waits for the loop to have read everything: under a flood, that never happens.
+READ_LIMIT_S = 0.005
 
 
 class _Task:
@@ -26,15 +28,18 @@ class GreenletBatcher:
     """Run `run(items) -> results` on what greenlets submit at about the same time.
 
     A result that is an exception is raised for its own caller only. A batch runs when it is full, or `timeout_s` after
-    its first request and once the loop has read what has come meanwhile.
+    its first request and once the loop has read what has come meanwhile. It runs in the loop's own thread if its rows
+    are expected to take less than `in_loop_s` seconds, by what those before took; 0 for calls that need not resemble
+    those before.
     """
 
-    def __init__(self, run, max_batch_size, timeout_s=0.0, max_enqueued_batches=10):
+    def __init__(self, run, max_batch_size, timeout_s=0.0, max_enqueued_batches=10, in_loop_s=IN_LOOP_S):
         self._run, self._timeout_s, self._max_enqueued = run, timeout_s, max_enqueued_batches
+        self._in_loop_s = in_loop_s
         self.max_batch_size = max_batch_size
         self._batches, self._is_full, self._runner = deque(), Event(), None
         # Seconds of one row; a first call, whose time nobody knows, is handed over.
-        self._expected_s, self._thread = IN_LOOP_S, NativeThreads()
+        self._expected_s, self._thread = in_loop_s, NativeThreads()
 
     def submit(self, item, size=1, limit_s=None):
         """Return the result for one item of `size` rows, at most `max_batch_size`.
@@ -62,6 +67,8 @@ class GreenletBatcher:
             if len(self._batches) >= self._max_enqueued:
                 raise QueueFullError(len(self._batches))
             self._batches.append([])
+        if len(self._batches) > 1:
+            self._is_full.set()  # nothing fits into the first one any more
         self._batches[-1].append(task)
         if self._rows(self._batches[0]) >= self.max_batch_size:
             self._is_full.set()
@@ -74,7 +81,8 @@ class GreenletBatcher:
         """Run one batch after the other until none is left."""
         while self._batches:
             self._is_full.clear()
-            gevent.idle()
+            with gevent.Timeout(READ_LIMIT_S, False):
+                gevent.idle()
             if self._timeout_s and len(self._batches) == 1:
                 self._is_full.wait(self._timeout_s)
             self._answer([task for task in self._batches.popleft() if not task.is_expired])
@@ -94,7 +102,7 @@ class GreenletBatcher:
     def _call(self, items, rows):
         """Run a batch, in a thread if it is expected to take long."""
         began = time.perf_counter()
-        takes_long = self._expected_s * rows >= IN_LOOP_S
+        takes_long = self._expected_s * rows >= self._in_loop_s
         results = self._thread.call(self._run, items) if takes_long else self._run(items)
         self._expected_s = (time.perf_counter() - began) / rows
         return results

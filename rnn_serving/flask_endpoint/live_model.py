@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import threading
 from pathlib import Path
 
@@ -73,8 +74,13 @@ class LiveModel:
 
     def refresh(self):
         """Load what is newer than the current version, or what is left if that has gone; a broken version is logged."""
-        for error in self._look():
-            log.error("%s; the version before goes on serving", error)
+        try:
+            errors = self._look()
+        except OSError as error:
+            errors = [error]
+        for error in errors:
+            traceback = None if isinstance(error, UserError) else error
+            log.error("%s; the version before goes on serving", error, exc_info=traceback)
 
     def close(self):
         """Free the current version once its last request is answered."""
@@ -88,19 +94,35 @@ class LiveModel:
     def _look(self):
         """Load the newest version unless it is the current one, or an older one if it is broken; return the errors."""
         errors = []
-        for directory in _newest_first(self._path):
+        for directory in self._newest_first():
             identity = _identity(directory)
-            if identity is None or identity in self._broken:
+            if identity is None:
                 continue
             if self._current and self._current.identity == identity:
                 break
-            try:
-                self._replace(_Version(self._open_version(directory), identity))
-                break
-            except UserError as error:
-                self._broken.add(identity)
+            if identity not in self._broken:
+                error = self._try(directory, identity)
+                if not error:
+                    break
                 errors.append(error)
+            if self._current and self._current.identity[0] == directory:
+                break  # broken where it is, but whole in memory: better than an older one
         return errors
+
+    def _try(self, directory, identity):
+        """Serve a version; return why that cannot be, or None."""
+        try:
+            self._replace(_Version(self._open_version(directory), identity))
+            return None
+        except Exception as error:  # whatever a disk or a file of somebody else's can do
+            self._broken.add(identity)
+            return error
+
+    def _newest_first(self):
+        """Return the directories of the versions, or of the one that is served."""
+        if exports.is_version(self._path):
+            return [self._path]
+        return [directory for _, directory in reversed(exports.versions(self._path).items())]
 
     def _replace(self, new):
         with self._lock:
@@ -119,17 +141,13 @@ class _Version:
         self.users, self.is_retired = 0, False
 
 
-def _newest_first(path):
-    """Return the directories of the versions under `path`, or of the one that it is."""
-    if exports.is_version(path):
-        return [path]
-    return [directory for _, directory in reversed(exports.versions(path).items())]
-
-
 def _identity(directory):
-    """Return what changes when a version is published anew, None if it has just gone."""
+    """Return what changes when a version is published anew or goes on being copied, None if it has just gone."""
+    if not (directory / exports.SAVED_MODEL_FILE).exists():
+        return None
+    files = sorted(os.path.join(folder, name) for folder, _, names in os.walk(directory) for name in names)
     try:
-        status = (directory / exports.SAVED_MODEL_FILE).stat()
+        found = [(file, os.stat(file)) for file in files]
     except OSError:
         return None
-    return directory, status.st_ino, status.st_mtime_ns
+    return directory, *((file, status.st_ino, status.st_size, status.st_mtime_ns) for file, status in found)
