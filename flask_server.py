@@ -68,9 +68,16 @@ def parse_arguments(argv):
 
 def open_app(args):
     """Return the application and the model that it answers with, which is still to be loaded."""
-    model = open_model(args, check=lambda version: tensors_of(version, args.input_key, args.output_key))
+    model = open_model(args, check=lambda version: check(version, args))
     app = create_app(model, args.input_key, args.output_key, args.postprocess, args.max_request_mb)
     return app, model
+
+
+def check(version, args):
+    """Raise UserError unless a version of the model can be served in the way that the flags ask for."""
+    _, target = tensors_of(version, args.input_key, args.output_key)
+    if args.postprocess == "softmax" and numpy_type(target.dtype).kind not in "fiu":
+        raise UserError(f"model {version.name} has {target.key!r} of {target.dtype}; expected numbers for a softmax")
 
 
 def create_app(model, input_key=None, output_key=None, postprocess=None, max_request_mb=16):
@@ -82,6 +89,7 @@ def create_app(model, input_key=None, output_key=None, postprocess=None, max_req
     Raises: UserError if the model does not take and answer one tensor each.
     """
     app = Flask(__name__)
+    app.url_map.merge_slashes = False  # no redirects: they would be neither answers nor errors
     app.config["MAX_CONTENT_LENGTH"] = int(max_request_mb * 2**20)
     operations.add_routes(app, model)
     if is_ready(model):
@@ -95,7 +103,7 @@ def create_app(model, input_key=None, output_key=None, postprocess=None, max_req
             tensor = tensor_from_json(data, "data", source.shape, source.dtype)
             scores = version.predict({source.key: tensor})[target.key]
             if postprocess == "softmax" or (postprocess is None and is_scores(target)):
-                scores = softmax(scores)
+                scores = softmax_of(scores)
             return versioned(json_response({"y": json_from_tensor(scores)}), version)
 
     @app.get("/metadata")
@@ -232,6 +240,18 @@ def describe(model):
 def is_scores(info):
     """Return whether a tensor has a row of scores for each input."""
     return info.shape is not None and len(info.shape) == 2 and numpy_type(info.dtype).kind == "f"
+
+
+def softmax_of(scores):
+    """Return probabilities of scores of any type and shape; abort with 422 where they are not finite."""
+    scores = scores if scores.dtype.kind == "f" else scores.astype(np.float64)
+    if not scores.size or not scores.ndim:
+        return np.ones_like(scores)
+    with np.errstate(invalid="ignore"):
+        probabilities = softmax(scores)
+    if np.isnan(probabilities).any():
+        abort(422, "the model's scores for 'data' are not finite; expected numbers that it was trained on")
+    return probabilities
 
 
 def softmax(logits):

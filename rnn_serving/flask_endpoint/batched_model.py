@@ -1,21 +1,32 @@
 """A loaded model that answers concurrent requests together."""
 
+import time
+from typing import NamedTuple
+
 import numpy as np
 from werkzeug.exceptions import GatewayTimeout, ServiceUnavailable, UnprocessableEntity
 
 from rnn_serving.batching import ExpiredError, QueueFullError
 from rnn_serving.command_line import first_line
 from rnn_serving.flask_endpoint import metrics
-from rnn_serving.flask_endpoint.greenlet_batcher import GreenletBatcher
+from rnn_serving.flask_endpoint.greenlet_batcher import IN_LOOP_S, GreenletBatcher
 from rnn_serving.quiet_tensorflow import tf
 
-# What the content of a request can make the model's ops say.
-_CONTENT_ERRORS = (
-    tf.errors.InvalidArgumentError,
-    tf.errors.OutOfRangeError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.NotFoundError,
+# What says more about the moment, or about the size of the answer, than about the content of a request.
+_MOMENTARY = (
+    tf.errors.ResourceExhaustedError,
+    tf.errors.CancelledError,
+    tf.errors.AbortedError,
+    tf.errors.UnavailableError,
 )
+
+
+class _Request(NamedTuple):
+    """What the model is asked: arrays by key, how many rows (None: not to be joined), and until when."""
+
+    inputs: dict
+    rows: int | None
+    deadline: float
 
 
 class BatchedModel:
@@ -25,30 +36,29 @@ class BatchedModel:
         """Take over `model`; at most `max_batch_size` rows are asked of it at once."""
         self.name, self.version, self.dataset = model.name, model.version, model.dataset
         self.signature, self._model, self._timeout_s = model.signature, model, request_timeout_s
-        self._batcher = GreenletBatcher(self._run, max_batch_size, batch_timeout_s, max_enqueued_batches)
+        in_loop_s = IN_LOOP_S if _takes_what_it_took(model) else 0
+        self._batcher = GreenletBatcher(self._run, max_batch_size, batch_timeout_s, max_enqueued_batches, in_loop_s)
+        self._has_rows = self._keeps_rows = _has_rows(model.signature)
         metrics.WORKERS.labels(self.name, self.version).set(1)
 
     def predict(self, inputs):
         """Return {key: array} of the outputs from {key: array} of the inputs, as many rows each.
 
-        Raises: UnprocessableEntity for a content that the model refuses, ServiceUnavailable if too many wait,
-        GatewayTimeout if it takes too long.
+        Raises: UnprocessableEntity for a content that the model refuses, ServiceUnavailable if too many wait or memory
+        is short, GatewayTimeout if it takes too long.
         """
-        rows = self._rows(inputs)
+        deadline = time.monotonic() + self._timeout_s
         try:
-            if rows is None:
-                return self._model.predict(inputs, self._timeout_s)
-            parts = [
-                self._batcher.submit(part, size, self._timeout_s)
-                for part, size in _parts(inputs, rows, self._batcher.max_batch_size)
-            ]
+            answers = [self._submit(request) for request in self._requests(inputs, deadline)]
         except QueueFullError as error:
             raise ServiceUnavailable(f"{error}; expected fewer requests at a time", retry_after=1) from error
         except (ExpiredError, tf.errors.DeadlineExceededError) as error:
             raise GatewayTimeout(f"no answer within {self._timeout_s:g} s") from error
-        except _CONTENT_ERRORS as error:
+        except _MOMENTARY as error:
+            raise ServiceUnavailable(f"the model gives up: {first_line(error)}", retry_after=1) from error
+        except tf.errors.OpError as error:
             raise UnprocessableEntity(f"the model refuses 'data': {first_line(error)}") from error
-        return parts[0] if len(parts) == 1 else {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        return answers[0] if len(answers) == 1 else _concatenated(answers)
 
     def close(self):
         """Free what the model holds."""
@@ -56,12 +66,22 @@ class BatchedModel:
         self._batcher.close()
         self._model.close()
 
-    def _rows(self, inputs):
-        """Return the number of rows of a request, None if the signature does not leave it open."""
-        shapes = [info.shape for info in (*self.signature.inputs.values(), *self.signature.outputs.values())]
-        if not all(shape and shape[0] is None for shape in shapes):
-            return None
-        return len(next(iter(inputs.values())))
+    def _requests(self, inputs, deadline):
+        """Yield a request in parts of at most a batch, or whole if the signature does not leave open how many rows."""
+        if not self._has_rows:
+            yield _Request(inputs, None, deadline)
+            return
+        rows, limit = len(next(iter(inputs.values()))), self._batcher.max_batch_size
+        for start in range(0, rows, limit):
+            part = {key: array[start : start + limit] for key, array in inputs.items()}
+            yield _Request(part, min(limit, rows - start), deadline)
+
+    def _submit(self, request):
+        remaining = request.deadline - time.monotonic()
+        if remaining <= 0:
+            raise ExpiredError
+        # What cannot be joined fills a batch of its own.
+        return self._batcher.submit(request, request.rows or self._batcher.max_batch_size, remaining)
 
     def _run(self, requests):
         """Return the outputs of each of several requests, or its error; those of one shape are joined."""
@@ -72,41 +92,71 @@ class BatchedModel:
         return outcomes
 
     def _run_alike(self, requests):
-        try:
-            return self._run_joined(requests)
-        except tf.errors.OpError as error:
-            if len(requests) == 1:
-                return [error]
-            # One request's content must not fail the others.
-            return [outcome for request in requests for outcome in self._run_alike([request])]
+        if len(requests) > 1 and self._keeps_rows:
+            try:
+                return self._run_joined(requests)
+            except tf.errors.DeadlineExceededError as error:
+                return [error] * len(requests)
+            except tf.errors.OpError:
+                pass  # one request's content must not fail the others
+            except _RowsChangedError:
+                self._keeps_rows = False
+        return [self._run_alone(request) for request in requests]
 
     def _run_joined(self, requests):
-        sizes = [len(next(iter(request.values()))) for request in requests]
-        metrics.BATCH_SIZE.observe(sum(sizes))
-        outputs = self._model.predict(_joined(requests), self._timeout_s)
+        sizes = [request.rows for request in requests]
+        inputs = {key: np.concatenate([request.inputs[key] for request in requests]) for key in requests[0].inputs}
+        outputs = self._ask(inputs, sum(sizes), max(request.deadline for request in requests))
+        if any(array.shape[:1] != (sum(sizes),) for array in outputs.values()):
+            raise _RowsChangedError
         ends = np.cumsum(sizes)
         return [{key: array[end - size : end] for key, array in outputs.items()} for size, end in zip(sizes, ends)]
 
+    def _run_alone(self, request):
+        try:
+            return self._ask(request.inputs, request.rows or 1, request.deadline)
+        except (ExpiredError, tf.errors.OpError) as error:
+            return error
 
-def _parts(inputs, rows, limit):
-    """Yield (inputs, number of rows) of at most `limit` rows."""
-    if rows <= limit:
-        yield inputs, rows
-        return
-    for start in range(0, rows, limit):
-        yield {key: array[start : start + limit] for key, array in inputs.items()}, min(limit, rows - start)
+    def _ask(self, inputs, rows, deadline):
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise ExpiredError
+        metrics.BATCH_SIZE.observe(rows)
+        return self._model.predict(inputs, remaining)
+
+
+class _RowsChangedError(Exception):
+    """The model answered other than a row for each row, whatever its signature says."""
+
+
+def _has_rows(signature):
+    """Return whether all inputs and outputs have a first size that is open."""
+    shapes = [info.shape for info in (*signature.inputs.values(), *signature.outputs.values())]
+    return all(shape and shape[0] is None for shape in shapes)
+
+
+def _takes_what_it_took(model):
+    """Return whether the number of rows alone decides how long a call takes, by all that the signature says."""
+    inputs = model.signature.inputs.values()
+    return not model.signature.has_loop and all(
+        info.shape is not None and None not in info.shape[1:] and info.dtype != "string" for info in inputs
+    )
+
+
+def _concatenated(answers):
+    """Return the answers to the parts of a request as one."""
+    try:
+        return {key: np.concatenate([answer[key] for answer in answers]) for key in answers[0]}
+    except ValueError as error:
+        raise UnprocessableEntity(
+            "the model's answers to parts of 'data' differ in shape; expected no more rows than --max_batch_size"
+        ) from error
 
 
 def _alike(requests):
     """Return lists of the indexes of requests whose rows have the same shape."""
     groups = {}
     for index, request in enumerate(requests):
-        groups.setdefault(tuple(array.shape[1:] for array in request.values()), []).append(index)
+        groups.setdefault(tuple(array.shape[1:] for array in request.inputs.values()), []).append(index)
     return groups.values()
-
-
-def _joined(requests):
-    """Return the inputs of several requests under each other."""
-    if len(requests) == 1:
-        return requests[0]
-    return {key: np.concatenate([request[key] for request in requests]) for key in requests[0]}

@@ -67,10 +67,11 @@ class LiveModel:
 
         Raises: exports.ExportError if there is none, or what the newest one's loading raised.
         """
-        exports.newest(self._path)
         errors = self._look()
         if not self.is_ready:
-            raise errors[0]
+            exports.newest(self._path)
+            raise errors[0] if errors else exports.ExportError(f"{self._path}: the exported model has just gone")
+        _log(errors)
 
     def refresh(self):
         """Load what is newer than the current version, or what is left if that has gone; a broken version is logged."""
@@ -78,9 +79,7 @@ class LiveModel:
             errors = self._look()
         except OSError as error:
             errors = [error]
-        for error in errors:
-            traceback = None if isinstance(error, UserError) else error
-            log.error("%s; the version before goes on serving", error, exc_info=traceback)
+        _log(errors)
 
     def close(self):
         """Free the current version once its last request is answered."""
@@ -139,6 +138,12 @@ class _Version:
     def __init__(self, model, identity):
         self.model, self.identity = model, identity
         self.users, self.is_retired = 0, False
+
+
+def _log(errors):
+    for error in errors:
+        unforeseen = None if isinstance(error, UserError) else error
+        log.error("%s; the version before goes on serving", error, exc_info=unforeseen)
 
 
 def _identity(directory):

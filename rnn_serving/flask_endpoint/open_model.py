@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rnn_serving import environment
+from rnn_serving import environment, exports
+from rnn_serving.command_line import first_line
 from rnn_serving.flask_endpoint.live_model import LiveModel
 
 
@@ -19,8 +20,17 @@ def open_model(args, check):
 
 
 def versions_path(args):
-    """Return the directory of versions, or the version that --model_version pins."""
-    return Path(args.model_path) / str(args.model_version) if args.model_version else Path(args.model_path)
+    """Return the directory of versions, or the version that --model_version pins.
+
+    Raises: exports.ExportError if there is no such version.
+    """
+    path = Path(args.model_path)
+    if not args.model_version:
+        return path
+    found = exports.versions(path)
+    if args.model_version not in found:
+        raise exports.ExportError(f"{path}: no version {args.model_version}; expected one of {list(found)}")
+    return found[args.model_version]
 
 
 def open_version(directory, args, check):
@@ -49,12 +59,20 @@ def open_version(directory, args, check):
 
 
 def warm_up(model, batch_size):
-    """Ask a model for one row and for a full batch of zeros, or of empty strings: first calls are slow."""
+    """Ask a model for one row and for a full batch of zeros, or of empty strings: first calls are slow.
+
+    Raises: exports.ExportError if it lacks what it needs to answer.
+    """
     from rnn_serving.quiet_tensorflow import tf
 
     for rows in (1, batch_size):
         try:
             model.predict({key: _blank(info, rows) for key, info in model.signature.inputs.items()})
+        except tf.errors.FailedPreconditionError as error:
+            # What a version says whose variables or tables are missing, as while it is being copied.
+            raise exports.ExportError(
+                f"{model.directory}: does not answer ({first_line(error)}); expected a whole SavedModel"
+            ) from error
         except tf.errors.OpError:
             return  # It may well refuse zeros; that is no reason not to serve it.
 

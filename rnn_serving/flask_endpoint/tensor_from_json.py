@@ -146,7 +146,8 @@ def json_from_tensor(array):
     """Return an array as what orjson can write: strings as text, or {"b64": ...} where they are none."""
     if array.dtype.kind in "OS":
         return _texts(array.tolist())
-    return np.ascontiguousarray(array) if array.dtype in _WRITTEN else array.tolist()
+    # orjson takes no arrays without dimensions.
+    return np.ascontiguousarray(array) if array.ndim and array.dtype in _WRITTEN else array.tolist()
 
 
 # The types that orjson writes itself.
