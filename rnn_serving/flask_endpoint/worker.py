@@ -42,7 +42,7 @@ class GreenletWorker(GeventWorker):
         """Serve until told to stop, then finish what is in flight."""
         self._clients, self._idle = {}, {}
         self._is_ready, self._stopping, self._failure = False, Event(), None
-        server = _EvenServer(self.sockets[0], self._serve, Pool(self.worker_connections), self._may_accept)
+        server = _EvenServer(self.sockets[0], self._serve, Pool(self.worker_connections), self)
         server.start()
         model = gevent.spawn(self._keep_model)
         while self.alive:
@@ -83,8 +83,13 @@ class GreenletWorker(GeventWorker):
             self.log.error("The model does not load", exc_info=self._failure)
         sys.exit(1 if self.balance.any_ready() else Arbiter.APP_LOAD_ERROR)
 
-    def _may_accept(self):
+    def may_accept(self):
+        """Return whether it is this worker's turn to take a connection."""
         return self.balance.is_fair(self.slot)
+
+    def may_step_in(self):
+        """Return whether this worker could do for one that does not take its turn."""
+        return self._is_ready
 
     def _publish(self):
         if self._is_ready:
@@ -100,6 +105,12 @@ class GreenletWorker(GeventWorker):
         finally:
             del self._clients[greenlet]
             self._publish()
+
+    def handle_request(self, listener_name, req, sock, addr):
+        """Answer one request; without a model, leave it to the client to connect to a worker that has one."""
+        if not self._is_ready:
+            req.force_close()
+        super().handle_request(listener_name, req, sock, addr)
 
     @contextlib.contextmanager
     def timeout_ctx(self):
@@ -134,13 +145,13 @@ class _EvenServer(StreamServer):
 
     max_accept = 1
 
-    def __init__(self, listener, handle, pool, may_accept):
+    def __init__(self, listener, handle, pool, worker):
         super().__init__(listener, handle, spawn=pool)
-        self._may_accept, self._offered_at, self._looked_at = may_accept, 0.0, 0.0
+        self._worker, self._offered_at, self._looked_at = worker, 0.0, 0.0
 
     def do_read(self):
         """Accept a connection, or leave it to the other workers and look again in a moment."""
-        if not self._may_accept() and not self._has_been_left():
+        if not self._worker.may_accept() and not (self._worker.may_step_in() and self._has_been_left()):
             self.stop_accepting()
             gevent.spawn_later(LOOK_S, self._start_accepting_if_started)
             return None
@@ -152,4 +163,7 @@ class _EvenServer(StreamServer):
         if now - self._looked_at > TURN_LIMIT_S:
             self._offered_at = now  # the one before was taken: this is another
         self._looked_at = now
-        return now - self._offered_at > TURN_LIMIT_S
+        if now - self._offered_at <= TURN_LIMIT_S:
+            return False
+        self._offered_at = now
+        return True
