@@ -10,11 +10,13 @@ PACKAGES = (
     "tensorflow",
     "numpy",
     "flask",
+    "werkzeug",
     "gunicorn",
     "gevent",
     "orjson",
     "requests",
     "grpcio",
+    "protobuf",
     "tensorflow-serving-api",
 )
 
@@ -25,10 +27,11 @@ def versions():
 
 
 def machine():
-    """Return the processor, the number of cores this process may use, memory in GiB and the operating system."""
+    """Return the processor, the cores this process may use, their quota if any, memory in GiB and the system."""
     return {
         "cpu": _cpu_model(),
         "cores": available_cores(),
+        "quota_cores": _quota(Path("/sys/fs/cgroup")),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "os": platform.platform(),
     }
@@ -39,6 +42,15 @@ def available_cores(cgroup="/sys/fs/cgroup"):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(Path(cgroup))
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def free_memory_gib(meminfo="/proc/meminfo"):
+    """Return the memory that processes to come may use, in GiB, None where the system does not say (not Linux)."""
+    try:
+        lines = Path(meminfo).read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
 
 
 def _quota(cgroup):

@@ -94,22 +94,23 @@ class LoadGenerator:
         self._process.join()
         self._pipe.close()
 
-    def run(self, target, concurrency, duration_s, rate=None, warm_up_s=0.0):
+    def run(self, target, concurrency, duration_s, rate=None, warm_up_s=0.0, timeout_s=TIMEOUT_S):
         """Ask for `duration_s` seconds, after `warm_up_s` that do not count; return the `Load`.
 
         Closed loop: `concurrency` callers that ask again as soon as they have an answer. With a `rate`, open loop: that
-        many requests a second arrive at random times (Poisson), and latency counts from when each was due.
+        many requests a second arrive at random times (Poisson), and latency counts from when each was due. An answer
+        that takes longer than `timeout_s` is an error.
         """
         if warm_up_s:
-            self.run(target, concurrency, warm_up_s, rate)
-        self._pipe.send((target, concurrency, rate, duration_s))
+            self.run(target, concurrency, warm_up_s, rate, timeout_s=timeout_s)
+        self._pipe.send((target, concurrency, rate, duration_s, timeout_s))
         self._receive(TIMEOUT_S)
-        return self._receive(duration_s + 2 * TIMEOUT_S)
+        return self._receive(duration_s + 2 * max(timeout_s, TIMEOUT_S))
 
     @contextlib.contextmanager
     def asking(self, target, concurrency):
         """Ask while the body runs; the value is a list, with the `Load` at its end."""
-        self._pipe.send((target, concurrency, None, None))
+        self._pipe.send((target, concurrency, None, None, TIMEOUT_S))
         self._receive(TIMEOUT_S)
         loads = []
         try:
@@ -132,9 +133,9 @@ def _obey(pipe):
             asyncio.run(_ask(pipe, *pipe.recv()))
 
 
-async def _ask(pipe, target, concurrency, rate, duration_s):
+async def _ask(pipe, target, concurrency, rate, duration_s, timeout_s):
     load, connections = Load(), target.connect()
-    run = _Run(connections, len(connections.requests), load)
+    run = _Run(connections, len(connections.requests), load, timeout_s)
     pipe.send("started")
     began, cpu_began = time.perf_counter(), time.process_time()
     asking = asyncio.create_task(run.open_loop(rate) if rate else run.closed_loop(concurrency))
@@ -150,8 +151,8 @@ async def _ask(pipe, target, concurrency, rate, duration_s):
 
 
 class _Run:
-    def __init__(self, connections, count, load):
-        self.connections, self.count, self.load = connections, count, load
+    def __init__(self, connections, count, load, timeout_s):
+        self.connections, self.count, self.load, self.timeout_s = connections, count, load, timeout_s
         self.is_stopped, self.next_index = False, 0
 
     async def closed_loop(self, concurrency):
@@ -176,8 +177,10 @@ class _Run:
         index = self.next_index
         self.next_index = (index + 1) % self.count
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self.timeout_s):
                 answer = await self.connections.ask(index)
+        except TimeoutError:
+            self.load.errors.append(f"no answer within {self.timeout_s:g} s")
         except (OSError, grpc.RpcError, _BadAnswer) as error:
             self.load.errors.append(_reason(error))
             await asyncio.sleep(0.01)  # one that is down is not asked a million times

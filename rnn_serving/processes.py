@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -59,20 +60,26 @@ class FlaskServer:
 
 
 class ArticleServer:
-    """`benchmarks/article_flask_server.py` on a free port, run in a `with` whose value is its URL."""
+    """`benchmarks/article_flask_server.py` on a free port, run in a `with` whose value is its URL.
 
-    def __init__(self, model_path):
+    It has no flag for `threads`, those of a model call; TensorFlow reads them from the environment (None: one a core).
+    """
+
+    def __init__(self, model_path, threads=None):
         self.port = free_port()
         self._flags = ["--model_path", str(model_path), "--port", str(self.port)]
+        kinds = ("INTRAOP", "INTEROP") if threads else ()
+        self._variables = {f"TF_NUM_{kind}_THREADS": str(threads) for kind in kinds}
 
     def __str__(self):
-        return shlex.join(["python", "benchmarks/article_flask_server.py", *self._flags])
+        variables = [f"{name}={value}" for name, value in self._variables.items()]
+        return shlex.join([*variables, "python", "benchmarks/article_flask_server.py", *self._flags])
 
     def __enter__(self):
         url = f"http://127.0.0.1:{self.port}/"
         command = [sys.executable, ROOT / "benchmarks" / "article_flask_server.py", *self._flags]
         # It answers nothing but POST; a refusal says as well that it is there.
-        self._running = running(command, lambda: _ask_http(url, expected=(405,)))
+        self._running = running(command, lambda: _ask_http(url, expected=(405,)), variables=self._variables)
         self._running.__enter__()
         return url
 
@@ -81,20 +88,24 @@ class ArticleServer:
 
 
 class TFServing:
-    """`scripts/serve_tfserving.sh` on free ports, run in a `with` whose value is its gRPC address."""
+    """`scripts/serve_tfserving.sh` on free ports, run in a `with` whose value is its gRPC address.
 
-    def __init__(self, model_base_path, *flags):
+    `program` is what it is to start: "binary", "docker" or "python" (None: what the machine has).
+    """
+
+    def __init__(self, model_base_path, *flags, program=None):
         self.port, self.rest_port = free_port(), free_port()
+        self._variables = {"TFSERVING": program} if program else {}
         ports = [f"--port={self.port}", f"--rest_api_port={self.rest_port}"]
         self._command = ["scripts/serve_tfserving.sh", *ports, f"--model_base_path={model_base_path}", *flags]
 
     def __str__(self):
-        return shlex.join(self._command)
+        return shlex.join([*(f"{name}={value}" for name, value in self._variables.items()), *self._command])
 
     def __enter__(self):
         address = f"127.0.0.1:{self.port}"
         launcher, *flags = self._command
-        self._running = running([ROOT / launcher, *flags], lambda: _ask_grpc(address))
+        self._running = running([ROOT / launcher, *flags], lambda: _ask_grpc(address), variables=self._variables)
         self._running.__enter__()
         return address
 
@@ -102,13 +113,30 @@ class TFServing:
         return self._running.__exit__(*error)
 
 
+def cpp_server():
+    """Return how this machine has tensorflow_model_server, "binary" or "docker", or None; TFSERVING decides if set."""
+    forced = os.environ.get("TFSERVING")
+    if forced:
+        return forced if forced in ("binary", "docker") else None
+    if shutil.which("tensorflow_model_server"):
+        return "binary"
+    image = ["docker", "image", "inspect", "tensorflow/serving"]
+    # A docker command without a daemon is common, and may take minutes to say so.
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        if subprocess.run(image, capture_output=True, timeout=3, check=False).returncode == 0:
+            return "docker"
+    return None
+
+
 @contextlib.contextmanager
-def running(command, ask, limit_s=START_LIMIT_S):
+def running(command, ask, limit_s=START_LIMIT_S, variables=None):
     """Run a server's command until the body ends; the body starts once `ask()` raises nothing.
 
+    `variables` are added to its environment.
     Raises: UserError if the process ends before, or with the last error of `ask` after `limit_s` seconds.
     """
-    process = subprocess.Popen([str(part) for part in command], env=os.environ | {"PYTHON": sys.executable})
+    environment = os.environ | {"PYTHON": sys.executable} | (variables or {})
+    process = subprocess.Popen([str(part) for part in command], env=environment)
     try:
         _wait_until_ready(process, ask, limit_s)
         yield process
