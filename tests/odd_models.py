@@ -1,0 +1,53 @@
+"""Small SavedModels whose signatures are not the tutorial's, one for each thing that the endpoint has to get right."""
+
+from rnn_serving.quiet_tensorflow import tf
+
+v1 = tf.compat.v1
+
+
+def export(directory, make_tensors, name="serving_default"):
+    """Write a SavedModel with one signature; `make_tensors() -> (inputs, outputs)`, tensors by key."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        inputs, outputs = make_tensors()
+        session.run(v1.global_variables_initializer())
+        infos = [
+            {key: v1.saved_model.build_tensor_info(tensor) for key, tensor in side.items()}
+            for side in (inputs, outputs)
+        ]
+        builder = v1.saved_model.Builder(str(directory))
+        builder.add_meta_graph_and_variables(session, ["serve"], {name: v1.saved_model.build_signature_def(*infos)})
+        builder.save()
+    return directory
+
+
+def of(shape, function, dtype=tf.float32, output_shape=None):
+    """Return what `export` takes: x of some shape and type, and y, which is a function of it.
+
+    `output_shape` is what the signature claims of y.
+    """
+
+    def make():
+        x = v1.placeholder(dtype, shape, "x")
+        y = tf.identity(function(x), name="y")
+        if output_shape is not None:
+            y = v1.placeholder_with_default(y, output_shape)
+        return {"x": x}, {"y": y}
+
+    return make
+
+
+def slowly(x):
+    """Return x, after as many turns of a loop as its largest element says: about a million a second."""
+    turns = tf.cast(tf.reduce_max(x), tf.int32)
+    count = tf.while_loop(lambda n: n < turns, lambda n: [n + 1], [tf.constant(0)], parallel_iterations=1)[0]
+    return x + 0 * tf.cast(count, tf.float32)
+
+
+def slow():
+    """Return what `export` takes: a model that answers [N, 1] with itself, after as many turns as it says."""
+    return of([None, 1], slowly)()
+
+
+def variable(value):
+    """Return what `export` takes: a model that answers [N] with x plus a variable."""
+    return of([None], lambda x: x + v1.get_variable("added", initializer=float(value)))

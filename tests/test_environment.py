@@ -1,0 +1,42 @@
+import os
+
+import pytest
+
+from rnn_serving import environment
+
+
+@pytest.fixture(autouse=True)
+def eight_cores(monkeypatch):
+    """A machine with eight cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+
+
+def written(directory, files):
+    for name, content in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(content)
+    return directory
+
+
+def version_1(quota, period):
+    return {"cpu/cpu.cfs_quota_us": f"{quota}\n", "cpu/cpu.cfs_period_us": f"{period}\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "1600000 100000\n"}, 8),
+        ({"cpu.max": "300000 100000\n", **version_1(100000, 100000)}, 3),
+        ({"cpu.max": ""}, 8),
+        (version_1(-1, 100000), 8),
+        (version_1(300000, 100000), 3),
+        (version_1(10000, 100000), 1),
+    ],
+)
+def test_cores_are_those_that_the_container_may_use(tmp_path, files, cores):
+    assert environment.available_cores(written(tmp_path, files)) == cores
