@@ -10,6 +10,7 @@ import contextlib
 import numpy as np
 import orjson
 from flask import Flask, Response, abort, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from rnn_serving import command_line, exports
@@ -195,31 +196,27 @@ def read_data():
 
 
 def read_body():
-    """Return the body's bytes; abort with 413 if there are too many, with 400 if it is cut off."""
+    """Return the body's bytes; abort with 413 if there are too many, with 400 if they are cut off, with 408 if late."""
+    length, limit = request.content_length, request.max_content_length
+    if length is not None and length > limit:
+        abort(413, f"the body has {length} bytes; expected at most {limit}")
     connection = request.environ.get("gunicorn.socket")
     if connection:
         connection.settimeout(BODY_TIMEOUT_S)
     try:
-        return request.get_data(cache=False) if request.content_length is not None else read_chunks()
+        # Not by Werkzeug, for which a time-out is an end, and which passes on as much of chunks as is allowed.
+        body = request.environ["wsgi.input"].read(limit + 1 if length is None else length)
     except TimeoutError:
-        abort(408, f"no more of the body came for {BODY_TIMEOUT_S} s; expected {request.content_length} bytes")
+        abort(408, f"no more of the body came for {BODY_TIMEOUT_S} s; expected {length or 'its last chunk'}")
+    except (OSError, ParseException) as error:
+        abort(400, f"the body is no chunked encoding ({error}); expected an object with the key 'data'")
     finally:
         if connection:
             connection.settimeout(None)
-
-
-def read_chunks():
-    """Return a body that came in chunks."""
-    # Of a body sent in chunks, Werkzeug would silently pass on as much as is allowed.
-    stream, limit = request.environ["wsgi.input"], request.max_content_length
-    try:
-        body = stream.read(limit + 1)
-    except TimeoutError:
-        raise
-    except OSError as error:
-        abort(400, f"the body is no chunked encoding ({error}); expected an object with the key 'data'")
     if len(body) > limit:
-        abort(413)
+        abort(413, f"the body has more than {limit} bytes; expected at most as many")
+    if len(body) < (length or 0):
+        abort(400, f"the body is cut off after {len(body)} bytes; expected {length}")
     return body
 
 

@@ -7,8 +7,6 @@ import socket
 import sys
 import tempfile
 
-import gunicorn.util
-import orjson
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
@@ -47,8 +45,6 @@ def serve(open_app, listener, workers, access_log=False):
     model's `load()` and, from time to time, `refresh()` are called in a thread of their own. One line is printed when
     the first worker has loaded it.
     """
-    # What is no HTTP never reaches the application, and gunicorn has no setting for how it answers that.
-    gunicorn.util.write_error = write_json_error
     arbiter, metrics_directory = os.getpid(), tempfile.mkdtemp(prefix="flask-metrics-")
     os.environ[METRICS_DIRECTORY] = metrics_directory
     try:
@@ -56,15 +52,10 @@ def serve(open_app, listener, workers, access_log=False):
     except SystemExit as end:
         if os.getpid() != arbiter:
             raise  # a worker's end, whose status the arbiter reads
-        shutil.rmtree(metrics_directory, ignore_errors=True)
         return 1 if end.code else 0
-
-
-def write_json_error(sock, status, reason, message):
-    """Answer a connection that spoke no HTTP as the application answers errors."""
-    body = orjson.dumps({"error": f"{reason}: {message}; expected an HTTP/1.1 request"})
-    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    gunicorn.util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    finally:
+        if os.getpid() == arbiter:
+            shutil.rmtree(metrics_directory, ignore_errors=True)
 
 
 class _Application(BaseApplication):
@@ -76,6 +67,10 @@ class _Application(BaseApplication):
         self._open_app, self.model = open_app, None
         self._url = "http://{}:{}/".format(*listener.getsockname()[:2])
         self._balance = Balance(workers)
+        # One byte for all workers to read: whichever gets it has been the first.
+        self._token, writer = os.pipe()
+        os.write(writer, b"1")
+        os.close(writer)
         self._settings = {
             "bind": f"fd://{listener.detach()}",
             "workers": workers,
@@ -86,6 +81,8 @@ class _Application(BaseApplication):
             "keepalive": KEEP_ALIVE_S,
             "loglevel": "warning",
             "logger_class": "rnn_serving.flask_endpoint.request_log.RequestLog",
+            # A SCRIPT_NAME or a scheme that a proxy reports changes no answer, and one that is wrong would be an error.
+            "forwarded_allow_ips": "",
             "accesslog": "-" if access_log else None,
             # Its default path is the same for all instances of a user, so that two servers would fight over it.
             "control_socket_disable": True,
@@ -107,9 +104,9 @@ class _Application(BaseApplication):
             raise AppImportError(f"{self.name}: error: {error}") from error
         return app
 
-    def model_is_loaded(self, worker):
+    def model_is_loaded(self):
         """Tell the user once, when the first worker can answer."""
-        if worker.age == 1:
+        if os.read(self._token, 1):
             model = self.model
             description = f"model {model.name} version {model.version}, data set {model.dataset}"
             print(f"Flask server ready on {self._url}: {description}", flush=True)

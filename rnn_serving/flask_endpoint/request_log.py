@@ -8,6 +8,7 @@ from gunicorn.glogging import Logger
 
 # What clients can make up is not a label: each one would stay in memory.
 _PATHS = {"/", "/metadata", "/healthz", "/readyz", "/metrics"}
+_MAX_BYTES = 2**63 - 1
 
 
 class RequestLog(Logger):
@@ -18,7 +19,7 @@ class RequestLog(Logger):
         # Imported here, in a worker: the metrics of the workers begin with the first import.
         from rnn_serving.flask_endpoint import metrics
 
-        path, seconds = environ.get("PATH_INFO", ""), request_time.total_seconds()
+        path, seconds = environ.get("PATH_INFO") or "", request_time.total_seconds()
         label = path if path in _PATHS else "other"
         metrics.REQUESTS.labels(label, str(resp.status_code)).inc()
         metrics.SECONDS.labels(label).observe(seconds)
@@ -36,7 +37,8 @@ def _line(resp, environ, path, seconds):
         "path": path,
         "status": resp.status_code,
         "ms": round(1000 * seconds, 3),
-        "bytes_in": int(environ.get("CONTENT_LENGTH") or 0),
+        # Whatever a client claims, JSON's writer takes no more than 64 bits.
+        "bytes_in": min(int(environ.get("CONTENT_LENGTH") or 0), _MAX_BYTES),
         "bytes_out": resp.sent,
         "model_version": headers.get("x-model-version"),
         "user_agent": environ.get("HTTP_USER_AGENT"),

@@ -1,20 +1,27 @@
 """A gunicorn worker whose connections are greenlets of one thread."""
 
 import contextlib
+import gc
 import os
 import socket
 import sys
 import time
+from datetime import datetime
+from http import HTTPStatus
+from types import SimpleNamespace
 
 import gevent
 import gevent.socket
+import orjson
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.arbiter import Arbiter
+from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
 from rnn_serving.command_line import UserError
+from rnn_serving.flask_endpoint.answer_socket import AnswerSocket
 from rnn_serving.flask_endpoint.native_threads import NativeThreads
 
 # Seconds: between two looks whether it is this worker's turn to take a connection, how long that is waited for (another
@@ -22,6 +29,13 @@ from rnn_serving.flask_endpoint.native_threads import NativeThreads
 LOOK_S, TURN_LIMIT_S, LINGER_S = 0.001, 0.05, 2.0
 # Seconds between two looks for a new version of the model.
 REFRESH_S = 1.0
+
+_STATUSES = {
+    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+}
+_ERROR_HEAD = b"HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
 class GreenletWorker(GeventWorker):
@@ -68,9 +82,12 @@ class GreenletWorker(GeventWorker):
             self._failure = error
             self.handle_exit(None, None)
             return
+        # What has been loaded stays: the collector need not look at a million objects of TensorFlow's again and again.
+        gc.collect()
+        gc.freeze()
         self._is_ready = True
         self._publish()
-        self.app.model_is_loaded(self)
+        self.app.model_is_loaded()
         while True:
             gevent.sleep(REFRESH_S)
             thread.call(model.refresh)
@@ -97,7 +114,7 @@ class GreenletWorker(GeventWorker):
 
     def _serve(self, client, address):
         """Serve one connection to its end."""
-        greenlet = gevent.getcurrent()
+        greenlet, client = gevent.getcurrent(), AnswerSocket(fileno=client.detach())
         self._clients[greenlet] = client
         self._publish()
         try:
@@ -110,7 +127,29 @@ class GreenletWorker(GeventWorker):
         """Answer one request; without a model, leave it to the client to connect to a worker that has one."""
         if not self._is_ready:
             req.force_close()
-        super().handle_request(listener_name, req, sock, addr)
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        finally:
+            sock.flush()
+
+    def handle_error(self, req, client, addr, exc):
+        """Answer and log what the application does not: a request that is no HTTP, or an error of our own."""
+        began = datetime.now()
+        if isinstance(exc, errors.ParseException):
+            status, message = _STATUSES.get(type(exc), HTTPStatus.BAD_REQUEST), f"{exc}; expected an HTTP/1.1 request"
+        else:
+            self.log.error("A connection failed", exc_info=exc)
+            status, message = HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the server's log"
+        body = orjson.dumps({"error": message.replace("\r", "").replace("\n", " ")}, option=orjson.OPT_APPEND_NEWLINE)
+        response = SimpleNamespace(status_code=status.value, headers=[], sent=len(body))
+        environ = {"REMOTE_ADDR": addr[0], "REQUEST_METHOD": getattr(req, "method", None)}
+        self.log.access(response, req, environ | {"PATH_INFO": getattr(req, "path", None)}, datetime.now() - began)
+        with contextlib.suppress(OSError), gevent.Timeout(LINGER_S, False):
+            client.sendall(_ERROR_HEAD % (status.value, status.phrase.encode(), len(body)) + body)
+            # A connection that is closed with something unread takes the answer with it.
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(2**16):
+                pass
 
     @contextlib.contextmanager
     def timeout_ctx(self):
