@@ -17,17 +17,17 @@ READ_LIMIT_S = 0.005
 
 
 class _Task:
-    __slots__ = ("answered", "is_expired", "item", "outcome", "size")
+    __slots__ = ("is_expired", "item", "leads", "outcome", "size", "wake")
 
     def __init__(self, item, size):
-        self.item, self.size, self.answered = item, size, Event()
-        self.outcome, self.is_expired = None, False
+        self.item, self.size, self.wake = item, size, None
+        self.outcome, self.is_expired, self.leads = None, False, False
 
 
 class GreenletBatcher:
     """Run `run(items) -> results` on what greenlets submit at about the same time.
 
-    A result that is an exception is raised for its own caller only. A batch runs when it is full, or `timeout_s` after
+    One of the waiting greenlets runs the batch for all, as in `rnn_serving.batching.Batcher`. A result that is an exception is raised for its own caller only. A batch runs when it is full, or `timeout_s` after
     its first request and once the loop has read what has come meanwhile. It runs in the loop's own thread if its rows
     are expected to take less than `in_loop_s` seconds, by what those before took; 0 for calls that need not resemble
     those before.
@@ -37,7 +37,7 @@ class GreenletBatcher:
         self._run, self._timeout_s, self._max_enqueued = run, timeout_s, max_enqueued_batches
         self._in_loop_s = in_loop_s
         self.max_batch_size = max_batch_size
-        self._batches, self._is_full, self._runner = deque(), Event(), None
+        self._batches, self._is_full, self._has_leader = deque(), Event(), False
         # Seconds of one row; a first call, whose time nobody knows, is handed over.
         self._expected_s, self._thread = in_loop_s, NativeThreads()
 
@@ -48,11 +48,12 @@ class GreenletBatcher:
         """
         task = _Task(item, size)
         self._enqueue(task)
-        if not self._runner:
-            self._runner = gevent.spawn(self._run_batches)
-        if not task.answered.wait(limit_s):
-            task.is_expired = True
-            raise ExpiredError
+        if self._has_leader:
+            self._wait(task, limit_s)
+        else:
+            self._has_leader = task.leads = True
+        if task.leads:
+            self._lead()
         if isinstance(task.outcome, Exception):
             raise task.outcome
         return task.outcome
@@ -77,27 +78,46 @@ class GreenletBatcher:
     def _rows(batch):
         return sum(task.size for task in batch)
 
-    def _run_batches(self):
-        """Run one batch after the other until none is left."""
-        while self._batches:
+    @staticmethod
+    def _wait(task, limit_s):
+        """Wait until a task is answered or is to lead."""
+        task.wake = Event()
+        if not task.wake.wait(limit_s):
+            task.is_expired = True
+            raise ExpiredError
+
+    def _lead(self):
+        """Run the first batch, which has the leader's own task, and let the next one lead."""
+        try:
             self._is_full.clear()
             with gevent.Timeout(READ_LIMIT_S, False):
                 gevent.idle()
             if self._timeout_s and len(self._batches) == 1:
                 self._is_full.wait(self._timeout_s)
             self._answer([task for task in self._batches.popleft() if not task.is_expired])
-        self._runner = None
+        finally:
+            self._pass_on()
+
+    def _pass_on(self):
+        """Wake the first waiting task up to lead, if there is one."""
+        while self._batches:
+            live = [task for task in self._batches[0] if not task.is_expired]
+            if live:
+                live[0].leads = True
+                live[0].wake.set()
+                return
+            self._batches.popleft()
+        self._has_leader = False
 
     def _answer(self, tasks):
-        if not tasks:
-            return
         try:
             outcomes = self._call([task.item for task in tasks], self._rows(tasks))
         except Exception as error:
             outcomes = [error] * len(tasks)
         for task, outcome in zip(tasks, outcomes, strict=True):
             task.outcome = outcome
-            task.answered.set()
+            if task.wake:
+                task.wake.set()
 
     def _call(self, items, rows):
         """Run a batch, in a thread if it is expected to take long."""

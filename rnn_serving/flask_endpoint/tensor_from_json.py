@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import functools
 from itertools import chain
 
 import numpy as np
@@ -22,6 +23,7 @@ class InvalidTensor(ValueError):
     """A JSON value that is no tensor of the expected shape; the message names the field."""
 
 
+@functools.cache
 def numpy_type(dtype):
     """Return the NumPy type of a tensor's dtype by name ("float32", "string"), None for one that JSON cannot hold."""
     if dtype == "string":
@@ -115,8 +117,9 @@ def _elements(flat, field, kind):
         # The extra element keeps NumPy from looking into the strings.
         return np.array([*(_bytes(element, field) for element in flat), None], object)[:-1]
     try:
+        # A list of Python's floats becomes float64 in half the time that any other type takes.
         with np.errstate(over="ignore"):
-            array = np.array(flat, kind)
+            array = np.array(flat, np.float64).astype(kind) if kind.kind == "f" else np.array(flat, kind)
     except OverflowError as error:
         limits = np.iinfo(kind)
         raise InvalidTensor(
