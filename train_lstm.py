@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from rnn_serving import checkpoint, command_line, dataset, environment, files
 from rnn_serving.command_line import UserError, first_line
+from rnn_serving.dataset import IMAGE_SIZE
 from rnn_serving.model import INPUT_SPEC, OUTPUT_INITS, LSTMClassifier
 from rnn_serving.quiet_tensorflow import tf
 
@@ -39,9 +40,12 @@ WEIGHT_FLAGS = (
     "optimizer",
     "num_hidden",
     "output_init",
+    "augment",
     "seed",
     "init_from",
 )
+# How far --augment moves an image at most: pixels, degrees, and shares of its size and of its slant.
+MAX_SHIFT, MAX_TURN, MAX_ZOOM, MAX_SHEAR = 2.0, 10.0, 0.1, 0.1
 EVALUATION_BATCH = 1000
 HISTORY_COLUMNS = ("step", "loss", "training_accuracy", "learning_rate", "seconds")
 
@@ -90,6 +94,9 @@ def parse_arguments(argv):
         choices=OUTPUT_INITS,
         default="glorot",
         help="first weights of the output layer: scaled to its width, or N(0, 1) as in the article",
+    )
+    parser.add_argument(
+        "--augment", action="store_true", help="shift, turn, zoom and shear each image a little, anew in every epoch"
     )
     parser.add_argument("--display_step", type=command_line.positive_int, default=200, help="steps between two lines")
     parser.add_argument("--save_step", type=command_line.positive_int, default=200, help="steps between checkpoints")
@@ -162,10 +169,11 @@ def begin_run(directory, args, data):
 
 def configuration_differences(found, asked):
     """Describe each weight-changing flag, and the data, in which two runs differ."""
+    before = {"augment": False} | found["flags"]  # a run.json may be older than the flag
     differences = [
-        f"--{name} {found['flags'].get(name)} (asked: {asked['flags'][name]})"
+        f"--{name} {before.get(name)} (asked: {asked['flags'][name]})"
         for name in WEIGHT_FLAGS
-        if found["flags"].get(name) != asked["flags"][name]
+        if before.get(name) != asked["flags"][name]
     ]
     if found["dataset"]["hash"] != asked["dataset"]["hash"]:
         differences.append(f"other data: {found['dataset']['name']} (asked: {asked['dataset']['name']}, by content)")
@@ -246,7 +254,10 @@ class Training:
         wanted = range(drawn, drawn + self.args.batch_size)
         indices = np.array([permutation(self.args.seed, number // count, count)[number % count] for number in wanted])
         self.images_drawn.assign_add(self.args.batch_size)
-        return self.split.images[indices], self.split.labels[indices].astype(np.int32)
+        images = self.split.images[indices]
+        if self.args.augment:
+            images = moved(images, np.random.default_rng((self.args.seed, drawn, 1)))
+        return images, self.split.labels[indices].astype(np.int32)
 
     def save(self, step, history, batch):
         """Write the history, then the checkpoint that it leads up to, if the weights still make sense of `batch`."""
@@ -284,6 +295,27 @@ def learning_rate(args):
 def permutation(seed, epoch, count):
     """Return the order of `count` images in one epoch, int (count,)."""
     return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def moved(images, rng):
+    """Return images, float32 (N, 28, 28), each shifted, turned, zoomed and sheared at random about its middle."""
+    count, middle = len(images), (IMAGE_SIZE - 1) / 2
+    turn, shear = rng.uniform(-1, 1, (2, count)) * [[math.radians(MAX_TURN)], [MAX_SHEAR]]
+    zoom = rng.uniform(1 - MAX_ZOOM, 1 + MAX_ZOOM, (2, count))
+    shift = rng.uniform(-MAX_SHIFT, MAX_SHIFT, (2, count))
+    # Where a pixel (x, y) comes from: (a x + b y + left, c x + d y + top).
+    a, b = zoom[0] * np.cos(turn), zoom[0] * (shear * np.cos(turn) - np.sin(turn))
+    c, d = zoom[1] * np.sin(turn), zoom[1] * (shear * np.sin(turn) + np.cos(turn))
+    left, top = middle - (a + b) * middle + shift[0], middle - (c + d) * middle + shift[1]
+    transforms = np.stack([a, b, left, c, d, top, np.zeros(count), np.zeros(count)], axis=1)
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images[..., np.newaxis],
+        transforms=transforms.astype(np.float32),
+        output_shape=images.shape[1:],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )[..., 0]
 
 
 def read_history(path, last_step):

@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, random_split, run_script
 
 import train_lstm
-from rnn_serving import checkpoint
+from rnn_serving import checkpoint, dataset
 from rnn_serving.command_line import UserError
 from rnn_serving.quiet_tensorflow import tf
 
@@ -60,7 +60,7 @@ def test_a_checkpoint_holds_model_optimizer_step_and_data_position(data_dir, tmp
 
 def test_training_killed_goes_on_and_ends_with_the_weights_of_an_uninterrupted_run(data_dir, tmp_path):
     # Batches of 500 of 1437 images: the run crosses the end of an epoch on both sides of the kill.
-    flags = ["--training_steps", "60", "--num_hidden", "16", "--batch_size", "500", "--save_step", "5"]
+    flags = ["--training_steps", "60", "--num_hidden", "16", "--batch_size", "500", "--save_step", "5", "--augment"]
     environment = os.environ | {"TF_DETERMINISTIC_OPS": "1"}
     command = [sys.executable, "train_lstm.py", "--data_dir", data_dir, "--display_step", "5", *flags]
     killed = [*command, "--checkpoint_dir", tmp_path / "killed"]
@@ -105,10 +105,6 @@ def test_another_configuration_in_the_same_directory_is_refused_by_name(data_dir
 
 
 def test_other_data_in_the_same_directory_is_refused_by_content(data_dir, tmp_path):
-    from conftest import random_split
-
-    from rnn_serving import dataset
-
     train(data_dir, tmp_path / "run")
     dataset.write_dataset(tmp_path / "digits", random_split(50), random_split(20))
     with pytest.raises(UserError, match="other data"):
@@ -203,6 +199,49 @@ def test_min_accuracy_decides_the_exit_status(data_dir, tmp_path, capsys):
     assert train(data_dir, tmp_path, "--min_accuracy", "1") == 1
     assert "expected at least 1.0" in capsys.readouterr().err
     assert train(data_dir, tmp_path, "--min_accuracy", "0") == 0
+
+
+def next_batches(split, directory, *flags):
+    training = train_lstm.Training(train_lstm.parse_arguments([*QUICK, *flags]), split, directory)
+    return [np.asarray(training.next_batch()[0]) for _ in range(3)]
+
+
+def test_augment_moves_the_images_of_a_batch_as_the_seed_says_and_anew_in_every_epoch(tmp_path):
+    split = dataset.Split(*random_split(16))  # one batch is one epoch
+    plain, moved, again = (next_batches(split, tmp_path, *flags) for flags in ((), ("--augment",), ("--augment",)))
+    assert all(batch.shape == (16, 28, 28) and batch.dtype == np.float32 for batch in moved)
+    assert not any(np.allclose(one, other) for one, other in zip(plain, moved))
+    np.testing.assert_array_equal(moved, again)
+    first, second = (batch[np.argsort(old.sum(axis=(1, 2)))] for batch, old in zip(moved[:2], plain[:2]))
+    assert not np.allclose(first, second)
+
+
+def test_a_moved_image_stays_the_same_digit_in_about_the_same_place(test_images):
+    images = test_images.images[:100]
+    moved = np.asarray(train_lstm.moved(images, np.random.default_rng(0)))
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    rows = np.arange(28)
+    for axis in (1, 2):
+        middles = [(shown.sum(axis=axis) * rows).sum(axis=1) / shown.sum(axis=(1, 2)) for shown in (images, moved)]
+        assert 0.5 < np.abs(middles[1] - middles[0]).max() < 2 * train_lstm.MAX_SHIFT
+
+
+def test_an_image_moved_by_nothing_is_the_image(test_images, monkeypatch):
+    for name in ("MAX_SHIFT", "MAX_TURN", "MAX_ZOOM", "MAX_SHEAR"):
+        monkeypatch.setattr(train_lstm, name, 0.0)
+    moved = train_lstm.moved(test_images.images[:10], np.random.default_rng(0))
+    np.testing.assert_allclose(moved, test_images.images[:10], atol=1e-5)
+
+
+def test_a_run_json_from_before_the_flag_is_of_a_run_without_it(data_dir, tmp_path):
+    train(data_dir, tmp_path)
+    run = json.loads((tmp_path / "run.json").read_text())
+    del run["flags"]["augment"]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert train(data_dir, tmp_path) == 0
+    with pytest.raises(UserError, match=r"--augment False \(asked: True\)"):
+        train(data_dir, tmp_path, "--augment")
 
 
 def test_a_second_training_in_the_same_directory_is_refused_while_the_first_runs(data_dir, tmp_path):
