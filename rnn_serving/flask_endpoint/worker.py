@@ -117,11 +117,14 @@ class GreenletWorker(GeventWorker):
         greenlet, client = gevent.getcurrent(), AnswerSocket(fileno=client.detach())
         self._clients[greenlet] = client
         self._publish()
-        try:
-            self.handle(self.sockets[0], client, address)
-        finally:
-            del self._clients[greenlet]
-            self._publish()
+        with client.dup() as twin:
+            try:
+                self.handle(self.sockets[0], client, address)
+            finally:
+                del self._clients[greenlet]
+                self._publish()
+            if self.alive:
+                _read_the_rest(twin)
 
     def handle_request(self, listener_name, req, sock, addr):
         """Answer one request; without a model, leave it to the client to connect to a worker that has one."""
@@ -146,10 +149,6 @@ class GreenletWorker(GeventWorker):
         self.log.access(response, req, environ | {"PATH_INFO": getattr(req, "path", None)}, datetime.now() - began)
         with contextlib.suppress(OSError), gevent.Timeout(LINGER_S, False):
             client.sendall(_ERROR_HEAD % (status.value, status.phrase.encode(), len(body)) + body)
-            # A connection that is closed with something unread takes the answer with it.
-            client.shutdown(socket.SHUT_WR)
-            while client.recv(2**16):
-                pass
 
     @contextlib.contextmanager
     def timeout_ctx(self):
@@ -177,6 +176,14 @@ class GreenletWorker(GeventWorker):
             # gevent's own shutdown would raise in the greenlet that waits.
             with contextlib.suppress(OSError), socket.socket(fileno=os.dup(client.fileno())) as twin:
                 twin.shutdown(socket.SHUT_RD)
+
+
+def _read_the_rest(client):
+    """Let a client that is still sending read the last answer: a connection closed with something unread loses it."""
+    with contextlib.suppress(OSError), gevent.Timeout(LINGER_S, False):
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(2**16):
+            pass
 
 
 class _EvenServer(StreamServer):

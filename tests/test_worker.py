@@ -1,0 +1,211 @@
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from urllib.parse import urlsplit
+
+import odd_models
+import pytest
+import requests
+from conftest import start_flask, started
+from endpoint_processes import ready_workers, sockets, wait_until, worker_pids
+
+WORKERS, CONNECTIONS = 2, 8
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    """A directory `plus` with version 1 of a model that adds 1."""
+    base = tmp_path_factory.mktemp("models") / "plus"
+    odd_models.export(base / "1", lambda: odd_models.variable(1)())
+    return base
+
+
+@pytest.fixture(scope="module")
+def server(model_path):
+    """A server with two workers, both ready."""
+    with start_flask(model_path, "--workers", WORKERS, "--threads", "1") as server:
+        wait_until(lambda: all_take_part(server))
+        yield server
+
+
+@contextlib.contextmanager
+def kept_alive(url, count):
+    """Give `count` connections, each opened once the one before it has been answered."""
+    with contextlib.ExitStack() as stack:
+        connections = []
+        for _ in range(count):
+            connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+            stack.callback(connection.close)
+            assert ask(connection) == [2.0]
+            connections.append(connection)
+        yield connections
+
+
+def ask(connection):
+    """Return the answer to a request; the connection stays open."""
+    connection.request("POST", "/", json.dumps({"data": [1]}), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    content = response.read()
+    assert response.status == 200, content
+    return json.loads(content)["y"]
+
+
+def all_take_part(server):
+    """Return whether every worker has been given one of as many connections."""
+    idle = wait_until_settled(server)
+    with kept_alive(server.ready[1], WORKERS):
+        return all(now > before for now, before in zip(spread(server), idle))
+
+
+def spread(server):
+    """Return how many sockets each worker has beyond those of an idle one."""
+    return [sockets(pid) for pid in worker_pids(server)]
+
+
+def test_kept_connections_spread_evenly_over_the_workers(server):
+    idle = wait_until_settled(server)
+    with kept_alive(server.ready[1], CONNECTIONS):
+        open_ = spread(server)
+    assert [now - before for now, before in zip(open_, idle)] == [CONNECTIONS / WORKERS] * WORKERS
+
+
+def wait_until_settled(server):
+    """Return the sockets of each worker once the connections before have gone."""
+    return wait_until(lambda: (first := spread(server)) == (time.sleep(0.1) or spread(server)) and first)
+
+
+def test_connections_that_come_at_once_spread_evenly_too(server):
+    address = urlsplit(server.ready[1])
+    idle = wait_until_settled(server)
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection((address.hostname, address.port), timeout=20))
+        wait_until(lambda: sum(spread(server)) == sum(idle) + 40)
+        gained = [now - before for now, before in zip(spread(server), idle)]
+    assert min(gained) >= 17, gained
+
+
+def test_a_killed_worker_is_replaced_and_the_others_go_on_serving(server):
+    wait_until_settled(server)
+    with kept_alive(server.ready[1], CONNECTIONS) as connections:
+        victim, survivor = worker_pids(server)
+        os.kill(victim, signal.SIGKILL)
+        lost = 0
+        for connection in connections:
+            try:
+                assert ask(connection) == [2.0]
+            except (ConnectionError, http.client.BadStatusLine):
+                lost += 1
+        assert lost == CONNECTIONS / WORKERS
+        wait_until(lambda: len(pids := worker_pids(server)) == WORKERS and victim not in pids)
+        assert survivor in worker_pids(server)
+    # Until the successor is ready, nobody is sent to it.
+    wait_until(lambda: all_take_part(server))
+    assert ready_workers(server.ready[1], "plus") == WORKERS
+    idle = wait_until_settled(server)
+    with kept_alive(server.ready[1], CONNECTIONS):
+        assert [now - before for now, before in zip(spread(server), idle)] == [CONNECTIONS / WORKERS] * WORKERS
+
+
+def test_a_worker_that_hangs_does_not_keep_connections_waiting(server):
+    wait_until_settled(server)
+    hanging = worker_pids(server)[0]
+    os.kill(hanging, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with kept_alive(server.ready[1], 4):
+            assert time.monotonic() - began < 4
+    finally:
+        os.kill(hanging, signal.SIGCONT)
+
+
+def test_it_stops_with_status_0_while_clients_keep_idle_connections_and_leaves_nothing_behind(model_path, tmp_path):
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with start_flask(model_path, env=environment) as server:
+        with kept_alive(server.ready[1], 3):
+            assert list(tmp_path.iterdir())
+            began = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - began < 8
+        assert "Traceback" not in server.output()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_can_be_stopped_while_the_model_is_loading(model_path, tmp_path, how):
+    command = [sys.executable, "flask_server.py", "--model_path", str(model_path), "--port", "0"]
+    with started(*command, env=os.environ | {"TMPDIR": str(tmp_path)}) as server:
+        wait_until(lambda: worker_pids(server))
+        assert server.stop(how) == 0
+        assert server.output() == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_workers_end_with_the_process_that_started_them(model_path):
+    with start_flask(model_path) as server:
+        pids = worker_pids(server)
+        server.stop(signal.SIGKILL)
+        wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") and is_alive(pid) for pid in pids))
+
+
+def is_alive(pid):
+    """Return whether a process is more than an entry that nobody has read the status of."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_server_without_a_model_any_more_ends_when_its_worker_does(tmp_path):
+    odd_models.export(tmp_path / "plus" / "1", lambda: odd_models.variable(1)())
+    with start_flask(tmp_path / "plus") as server:
+        (tmp_path / "plus").rename(tmp_path / "gone")
+        # What is loaded goes on.
+        with kept_alive(server.ready[1], 1) as (connection,):
+            assert ask(connection) == [2.0]
+        os.kill(worker_pids(server)[0], signal.SIGKILL)
+        assert server.process.wait(40) == 1
+        assert "no exported model" in server.wait_for("error:").string
+
+
+def test_requests_before_the_model_is_loaded_are_told_to_come_back(model_path):
+    command = [sys.executable, "flask_server.py", "--model_path", str(model_path), "--port", "0"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command[-1] = str(port)
+    statuses, failures = [], []
+    with started(*command) as server:
+        asking = threading.Thread(target=ask_until_ready, args=(f"http://127.0.0.1:{port}", statuses, failures))
+        asking.start()
+        server.wait_for("ready on")
+        asking.join(40)
+    assert not failures
+    assert 503 in statuses
+    assert statuses == sorted(statuses, reverse=True)
+
+
+def ask_until_ready(url, statuses, failures):
+    """Ask /healthz and /readyz until the latter is 200."""
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        try:
+            ready = requests.get(url + "/readyz", timeout=10)
+        except requests.ConnectionError:
+            time.sleep(0.01)
+            continue
+        statuses.append(ready.status_code)
+        if ready.status_code == 200:
+            return
+        if (ready.headers["Retry-After"], ready.headers["Connection"]) != ("1", "close") or not ready.json()["error"]:
+            failures.append(ready.headers)
+        for path, status in (("/healthz", 200), ("/metadata", 503), ("/metrics", 200)):
+            answer = requests.get(url + path, timeout=10)
+            if answer.status_code not in (status, 200):
+                failures.append((path, answer.status_code))
