@@ -7,7 +7,7 @@ import pytest
 from conftest import run_script
 
 import export_savedmodel
-from rnn_serving import checkpoint, exports, saved_model
+from rnn_serving import checkpoint, exporting, exports, saved_model
 from rnn_serving.command_line import UserError
 from rnn_serving.quiet_tensorflow import tf
 
@@ -27,7 +27,7 @@ def test_saved_model_cli_shows_the_designs_names(export_base, capsys):
         "Method name is: tensorflow/serving/predict",
     ):
         assert line in shown.stdout
-    export_savedmodel.print_signature(export_base / "1")
+    exporting.print_signature(export_base / "1")
     own = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert own
     assert set(own) <= {line.strip() for line in shown.stdout.splitlines()}
