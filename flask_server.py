@@ -9,7 +9,7 @@ import contextlib
 
 import numpy as np
 import orjson
-from flask import Flask, Response, abort, request
+from flask import Response, abort, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
@@ -17,6 +17,7 @@ from rnn_serving import command_line, exports
 from rnn_serving.command_line import UserError
 from rnn_serving.flask_endpoint import gunicorn_server, operations
 from rnn_serving.flask_endpoint.backend_addresses import parse_backends
+from rnn_serving.flask_endpoint.lean_flask import LeanFlask
 from rnn_serving.flask_endpoint.open_model import open_model, versions_path
 from rnn_serving.flask_endpoint.tensor_from_json import (
     InvalidTensor,
@@ -89,7 +90,7 @@ def create_app(model, input_key=None, output_key=None, postprocess=None, max_req
     changes has `acquire()` as well, a context manager that gives such a model for one request, and `is_ready`.
     Raises: UserError if the model does not take and answer one tensor each.
     """
-    app = Flask(__name__)
+    app = LeanFlask(__name__)
     app.url_map.merge_slashes = False  # no redirects: they would be neither answers nor errors
     app.config["MAX_CONTENT_LENGTH"] = int(max_request_mb * 2**20)
     operations.add_routes(app, model)

@@ -27,10 +27,10 @@ class _Task:
 class GreenletBatcher:
     """Run `run(items) -> results` on what greenlets submit at about the same time.
 
-    One of the waiting greenlets runs the batch for all, as in `rnn_serving.batching.Batcher`. A result that is an exception is raised for its own caller only. A batch runs when it is full, or `timeout_s` after
-    its first request and once the loop has read what has come meanwhile. It runs in the loop's own thread if its rows
-    are expected to take less than `in_loop_s` seconds, by what those before took; 0 for calls that need not resemble
-    those before.
+    One of the waiting greenlets runs the batch for all, as in `rnn_serving.batching.Batcher`. A result that is an
+    exception is raised for its own caller only. A batch runs when it is full, or `timeout_s` after its first request
+    and once the loop has read what has come meanwhile. It runs in the loop's own thread if its rows are expected to
+    take less than `in_loop_s` seconds, by what those before took; 0 for calls that need not resemble those before.
     """
 
     def __init__(self, run, max_batch_size, timeout_s=0.0, max_enqueued_batches=10, in_loop_s=IN_LOOP_S):

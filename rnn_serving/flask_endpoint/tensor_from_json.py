@@ -61,7 +61,10 @@ def _flatten(value, field, max_rank, kind):
                 f"{field!r} has lists of different lengths at depth {len(shape)}; expected {length} each"
             )
         flat, shape = list(chain.from_iterable(flat)), (*shape, length)
-    others = set(map(type, flat)) - allowed
+    types = [*map(type, flat)]
+    if types.count(float) == len(flat) and float in allowed:
+        return flat, shape
+    others = set(types) - allowed
     if others:
         names = " and ".join(sorted(_json_name(kind) for kind in others))
         raise InvalidTensor(f"{field!r} holds {names} at depth {len(shape)}; expected {expected}")
