@@ -105,9 +105,14 @@ class TFServing:
     def __enter__(self):
         address = f"127.0.0.1:{self.port}"
         launcher, *flags = self._command
-        self._running = running([ROOT / launcher, *flags], lambda: _ask_grpc(address), variables=self._variables)
+        self._running = running([ROOT / launcher, *flags], lambda: self._ask(address), variables=self._variables)
         self._running.__enter__()
         return address
+
+    def _ask(self, address):
+        _ask_grpc(address)
+        # The REST port comes last; that it refuses this path says as well that it is there.
+        _ask_http(f"http://127.0.0.1:{self.rest_port}/v1/models/", expected=(400, 404))
 
     def __exit__(self, *error):
         return self._running.__exit__(*error)

@@ -45,8 +45,11 @@ def main(argv=None):
         say(f"{tfserving} &")
         with tfserving as address:
             run("tfserving_client.py", *client, "--port", port_of(address))
-            servers = ["--flask", url, "--tfserving", address]
-            run("scripts/compare_latency.py", *client, *servers, "--reports_dir", args.reports_dir)
+            rest = address.replace(port_of(address), str(tfserving.rest_port))
+            servers = ["--flask", url, "--tfserving", address, "--tfserving_rest", rest]
+            compared = ["--quick", "--servers", "article,flask,model_server", "--model_path", args.export_base_path]
+            compared += ["--duration", args.duration] if args.duration else []
+            run("scripts/compare_latency.py", *client, *servers, *compared, "--reports_dir", args.reports_dir)
     print(
         f"\nCheckpoint: {checkpoint[1]}   model: {args.export_base_path}   reports: {args.reports_dir}   data: {data}"
     )
@@ -63,6 +66,11 @@ def parse_arguments(argv):
     parser.add_argument("--export_base_path", default="exports/mnist", help="directory of the model's versions")
     parser.add_argument("--num_tests", type=command_line.positive_int, help="test images to ask, as for the clients")
     parser.add_argument("--reports_dir", default="reports", help="where the comparison goes")
+    parser.add_argument(
+        "--duration",
+        type=command_line.positive_float,
+        help="seconds of a turn of the comparison (default: 30 s in all)",
+    )
     return parser.parse_args(argv)
 
 

@@ -42,4 +42,4 @@ def test_every_file_the_readme_names_is_there():
 
 def test_the_readme_shows_figures_not_placeholders():
     assert "@@" not in README
-    assert len(re.findall(r"^\| (?:flask|rnn_serving.model_server) \| \d+ \|", README, re.MULTILINE)) >= 6
+    assert len(re.findall(r"^\| (?:article|flask|rnn_serving.model_server)[^|]* \| \d+ \|", README, re.MULTILINE)) >= 6

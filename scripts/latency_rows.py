@@ -1,0 +1,174 @@
+"""Sum turns of load up to the rows of the comparison, with ratios, marks and the finding in a sentence."""
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnn_serving import latency
+
+BASELINE, FLASK = "article", "flask"
+# The share of a core from which on the load generator, a single thread, counts as what held the throughput down.
+BUSY_LIMIT = 0.9
+# The share of the rate that has to be answered for a server to keep up; Poisson arrivals vary by a few percent.
+KEPT_UP = 0.9
+DISTRIBUTION = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9, 100)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A load: `concurrency` callers in a closed loop, or `rate` requests a second in an open one."""
+
+    concurrency: int | None = None
+    rate: float | None = None
+
+    def __str__(self):
+        return f"{self.rate:g} requests/s" if self.rate else f"concurrency {self.concurrency}"
+
+
+def make_rows(servers, points, dataset_name, num_tests):
+    """Return the rows: for each point those of all servers; a server that failed has one that says so."""
+    baselines = {name: next((each for each in servers if each.server == name), None) for name in (BASELINE, FLASK)}
+    rows, said = [], set()
+    for point in points:
+        for server in servers:
+            turns = server.turns.get(point, [])
+            if not turns and (not server.failure or id(server) in said):
+                continue
+            if not turns or not turns[-1].latencies_s:
+                said.add(id(server))
+            row = _row(server, point, turns, dataset_name, num_tests) | _ratios(turns, point, baselines)
+            rounds = max(len(other.turns.get(point, [])) for other in servers)
+            rows.append(row | {"marks": marks(row, server, rounds)})
+    return rows
+
+
+def _row(server, point, turns, dataset_name, num_tests):
+    """Return the clients' report of all turns of a server at a point, and what else is known."""
+    asked, not_right = (set().union(*sets) for sets in ([t.asked for t in turns], [t.not_right for t in turns]))
+    errors = [error for turn in turns for error in turn.errors] or ([] if turns else [server.failure])
+    whole = latency.Load(
+        sum(turn.elapsed_s for turn in turns) or 1.0,
+        [seconds for turn in turns for seconds in turn.latencies_s],
+        len(asked - not_right),
+        errors,
+    )
+    report = latency.make_report(
+        *(server.server, server.protocol, server.version, dataset_name, whole),
+        *(len(asked) or num_tests, point.concurrency, 1),
+    )
+    return report | {
+        "rate_rps": point.rate,
+        "remark": server.remark,
+        "elapsed_s": sum(turn.elapsed_s for turn in turns),
+        "requests": len(whole.latencies_s) + len(errors),
+        "different": sum(turn.different for turn in turns),
+        "throughput_rps": statistics.median([turn.throughput_rps for turn in turns] or [0.0]),
+        "throughput_of_rounds_rps": [turn.throughput_rps for turn in turns],
+        "p50_of_rounds_ms": [turn.p50_ms for turn in turns],
+        "distribution_ms": _distribution(whole.latencies_s),
+        "generator_busy": max((turn.busy for turn in turns), default=None),
+        "error_list": [f"{error} ({count} times)" for error, count in Counter(errors).most_common()],
+    }
+
+
+def _distribution(latencies_s):
+    """Return {percent: milliseconds}, empty without an answer."""
+    return {
+        f"{percent:g}": 1000 * float(np.percentile(latencies_s, percent)) for percent in DISTRIBUTION if latencies_s
+    }
+
+
+def marks(row, server, rounds):
+    """Return what the reader of a row has to know; the other servers had `rounds` turns."""
+    medians = row["p50_of_rounds_ms"]
+    found = [server.failure] if server.failure and (not medians or medians[-1] is None) else []
+    found += [server.remark] if server.remark else []
+    if medians and len(medians) < rounds:
+        found.append(f"measured in {len(medians)} of {rounds} rounds")
+    if row["errors"] and medians:
+        found.append(f"{row['errors']} requests without an answer: {row['error_list'][0]}")
+    if row["different"]:
+        found.append(f"{row['different']} answers differ from the model's")
+    if row["rate_rps"] and row["throughput_rps"] < KEPT_UP * row["rate_rps"]:
+        found.append("could not keep up with the rate")
+    if row["generator_busy"] and row["generator_busy"] > BUSY_LIMIT:
+        found.append("the load generator was the bottleneck: the server may be faster")
+    return found
+
+
+def is_wrong(row):
+    """Return whether a request of a row went without an answer or got another one than the model's."""
+    return bool(row["errors"] or row["different"] or row["remark"])
+
+
+def _ratios(turns, point, baselines):
+    """Return the ratios to the article's server, and of the throughput to the Flask endpoint with one worker."""
+    article, flask = (server.turns.get(point, []) if server else [] for server in baselines.values())
+    to_flask = spread(_round_by_round(turns, flask, "throughput_rps"))
+    return {
+        "ratio_to_article": {
+            "throughput": spread(_round_by_round(turns, article, "throughput_rps")),
+            "p50": spread(_round_by_round(turns, article, "p50_ms")),
+        },
+        "ratio_to_flask": to_flask and to_flask["median"],
+    }
+
+
+def _round_by_round(turns, others, what):
+    """Return the ratios of a figure for each round that both have."""
+    of_round = {turn.round: getattr(turn, what) for turn in others}
+    pairs = [(getattr(turn, what), of_round.get(turn.round)) for turn in turns]
+    return [mine / its for mine, its in pairs if mine is not None and its]
+
+
+def spread(values):
+    """Return the median, the smallest and the largest of the rounds' values, None without any."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)} if values else None
+
+
+def label(row):
+    """Return the name of a row's server, with the protocol where it has several."""
+    return row["server"] if row["protocol"] == "HTTP/JSON" else f"{row['server']} {row['protocol']}"
+
+
+def finding(rows):
+    """Return what was found, in a sentence or two, from the rows without a failure."""
+    good = [row for row in rows if row["concurrency"] and not is_wrong(row)]
+    if not good:
+        return "No server gave every answer that the model gives; the remarks of the rows say what came instead."
+    many = min((row["concurrency"] for row in good), key=lambda concurrency: abs(concurrency - 32))
+    few = min(row["concurrency"] for row in good)
+    most = _ranked([row for row in good if row["concurrency"] == many], "throughput_rps", -1)
+    quickest = _ranked([row for row in good if row["concurrency"] == few], "p50_ms", 1)
+    first, fastest = most[0], quickest[0]
+    return (
+        f"At concurrency {many}, {label(first)} answers the most: {first['throughput_rps']:,.0f} requests a second"
+        f"{_times(first, 'throughput')}{_tied(most, 'throughput_of_rounds_rps')}. "
+        f"At concurrency {few}, {label(fastest)} answers soonest: {fastest['latency_ms']['p50']:.2f} ms at the median"
+        f"{_times(fastest, 'p50')}{_tied(quickest, 'p50_of_rounds_ms')}."
+    )
+
+
+def _ranked(rows, what, sign):
+    return sorted(rows, key=lambda row: sign * (row["latency_ms"]["p50"] if what == "p50_ms" else row[what]))
+
+
+def _times(row, what):
+    ratio = row["ratio_to_article"][what]
+    if row["server"] == BASELINE or not ratio:
+        return ""
+    return (
+        f", {ratio['median']:.2f} times the article's Flask server ({ratio['min']:.2f} to {ratio['max']:.2f} by round)"
+    )
+
+
+def _tied(ranked, rounds):
+    """Return who else may be first: those whose rounds overlap with the first one's."""
+    low, high = min(ranked[0][rounds]), max(ranked[0][rounds])
+    others = [label(row) for row in ranked[1:] if min(row[rounds]) <= high and max(row[rounds]) >= low]
+    if not others:
+        return ""
+    who = f"those of {others[0]}" if len(others) == 1 else f"those of {len(others)} others"
+    return f"; its rounds overlap with {who}"
