@@ -1,10 +1,12 @@
 """What the tests of the Flask endpoint's processes share: its workers, their memory and connections, and waiting."""
 
 import contextlib
+import http.client
 import os
 import re
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 
@@ -33,6 +35,28 @@ def sockets(pid):
         with contextlib.suppress(FileNotFoundError):
             count += os.readlink(link).startswith("socket:")
     return count
+
+
+def spread(server):
+    """Return how many sockets each worker has open."""
+    return [sockets(pid) for pid in worker_pids(server)]
+
+
+def wait_until_settled(server):
+    """Return the sockets of each worker once the connections before have gone."""
+    return wait_until(lambda: (first := spread(server)) == (time.sleep(0.1) or spread(server)) and first)
+
+
+def all_take_part(server, workers):
+    """Return whether every worker has been given one of as many connections."""
+    idle, address = wait_until_settled(server), urlsplit(server.ready[1])
+    with contextlib.ExitStack() as stack:
+        for _ in range(workers):
+            connection = stack.enter_context(contextlib.closing(http.client.HTTPConnection(address.netloc, timeout=20)))
+            connection.request("GET", "/readyz")
+            if connection.getresponse().read() != b'{"status":"ready"}\n':
+                return False
+        return all(now > before for now, before in zip(spread(server), idle))
 
 
 def rss_mb(pid):

@@ -48,6 +48,11 @@ def slow():
     return of([None, 1], slowly)()
 
 
+def plus_variable(x, value):
+    """Return x plus a variable."""
+    return x + v1.get_variable("added", initializer=float(value))
+
+
 def variable(value):
     """Return what `export` takes: a model that answers [N] with x plus a variable."""
-    return of([None], lambda x: x + v1.get_variable("added", initializer=float(value)))
+    return of([None], lambda x: plus_variable(x, value))

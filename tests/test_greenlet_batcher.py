@@ -110,6 +110,17 @@ def test_a_caller_whose_time_is_up_is_told_so_and_is_no_longer_asked_for(calls):
     assert calls.batches == [[1], [3]]
 
 
+def test_the_callers_of_a_call_that_takes_too_long_are_told_so_when_their_time_is_up(calls):
+    batcher = GreenletBatcher(calls, 2)
+    calls.gate.clear()
+    began = time.monotonic()
+    errors = submitted(batcher, 1, 2, limit_s=0.05)
+    assert time.monotonic() - began < 2
+    assert [type(error) for error in errors] == [ExpiredError, ExpiredError]
+    calls.gate.set()
+    assert submitted(batcher, 3) == [30]
+
+
 def test_with_a_time_out_a_batch_waits_for_more_until_it_is_full(calls):
     batcher = GreenletBatcher(calls, 2, timeout_s=LIMIT_S)
     first = gevent.spawn(batcher.submit, 1, 1, LIMIT_S)

@@ -13,7 +13,7 @@ import odd_models
 import pytest
 import requests
 from conftest import start_flask, started
-from endpoint_processes import ready_workers, sockets, wait_until, worker_pids
+from endpoint_processes import all_take_part, ready_workers, spread, wait_until, wait_until_settled, worker_pids
 
 WORKERS, CONNECTIONS = 2, 8
 
@@ -30,7 +30,7 @@ def model_path(tmp_path_factory):
 def server(model_path):
     """A server with two workers, both ready."""
     with start_flask(model_path, "--workers", WORKERS, "--threads", "1") as server:
-        wait_until(lambda: all_take_part(server))
+        wait_until(lambda: all_take_part(server, WORKERS))
         yield server
 
 
@@ -56,28 +56,11 @@ def ask(connection):
     return json.loads(content)["y"]
 
 
-def all_take_part(server):
-    """Return whether every worker has been given one of as many connections."""
-    idle = wait_until_settled(server)
-    with kept_alive(server.ready[1], WORKERS):
-        return all(now > before for now, before in zip(spread(server), idle))
-
-
-def spread(server):
-    """Return how many sockets each worker has beyond those of an idle one."""
-    return [sockets(pid) for pid in worker_pids(server)]
-
-
 def test_kept_connections_spread_evenly_over_the_workers(server):
     idle = wait_until_settled(server)
     with kept_alive(server.ready[1], CONNECTIONS):
         open_ = spread(server)
     assert [now - before for now, before in zip(open_, idle)] == [CONNECTIONS / WORKERS] * WORKERS
-
-
-def wait_until_settled(server):
-    """Return the sockets of each worker once the connections before have gone."""
-    return wait_until(lambda: (first := spread(server)) == (time.sleep(0.1) or spread(server)) and first)
 
 
 def test_connections_that_come_at_once_spread_evenly_too(server):
@@ -106,7 +89,7 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on_serving(server):
         wait_until(lambda: len(pids := worker_pids(server)) == WORKERS and victim not in pids)
         assert survivor in worker_pids(server)
     # Until the successor is ready, nobody is sent to it.
-    wait_until(lambda: all_take_part(server))
+    wait_until(lambda: all_take_part(server, WORKERS))
     assert ready_workers(server.ready[1], "plus") == WORKERS
     idle = wait_until_settled(server)
     with kept_alive(server.ready[1], CONNECTIONS):

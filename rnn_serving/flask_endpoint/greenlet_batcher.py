@@ -46,14 +46,14 @@ class GreenletBatcher:
 
         Raises: QueueFullError at once, ExpiredError after `limit_s` seconds, or what `run` raises or returns.
         """
-        task = _Task(item, size)
+        task, ends = _Task(item, size), None if limit_s is None else time.monotonic() + limit_s
         self._enqueue(task)
         if self._has_leader:
-            self._wait(task, limit_s)
+            self._wait(task, ends)
         else:
             self._has_leader = task.leads = True
         if task.leads:
-            self._lead()
+            self._lead(task, ends)
         if isinstance(task.outcome, Exception):
             raise task.outcome
         return task.outcome
@@ -79,24 +79,30 @@ class GreenletBatcher:
         return sum(task.size for task in batch)
 
     @staticmethod
-    def _wait(task, limit_s):
+    def _wait(task, ends):
         """Wait until a task is answered or is to lead."""
         task.wake = Event()
-        if not task.wake.wait(limit_s):
+        if not task.wake.wait(None if ends is None else max(0, ends - time.monotonic())):
             task.is_expired = True
             raise ExpiredError
 
-    def _lead(self):
+    def _lead(self, leader, ends):
         """Run the first batch, which has the leader's own task, and let the next one lead."""
-        try:
-            self._is_full.clear()
-            with gevent.Timeout(READ_LIMIT_S, False):
-                gevent.idle()
-            if self._timeout_s and len(self._batches) == 1:
-                self._is_full.wait(self._timeout_s)
-            self._answer([task for task in self._batches.popleft() if not task.is_expired])
-        finally:
-            self._pass_on()
+        self._wait_until_ready()
+        tasks = [task for task in self._batches.popleft() if not task.is_expired]
+        if self._expected_s * self._rows(tasks) < self._in_loop_s:
+            self._answer(tasks, lambda run, items: run(items))
+        else:
+            # By another greenlet, for the leader's time can be up before the call ends.
+            gevent.spawn(self._answer, tasks, self._thread.call)
+            self._wait(leader, ends)
+
+    def _wait_until_ready(self):
+        self._is_full.clear()
+        with gevent.Timeout(READ_LIMIT_S, False):
+            gevent.idle()
+        if self._timeout_s and len(self._batches) == 1 and self._rows(self._batches[0]) < self.max_batch_size:
+            self._is_full.wait(self._timeout_s)
 
     def _pass_on(self):
         """Wake the first waiting task up to lead, if there is one."""
@@ -109,20 +115,16 @@ class GreenletBatcher:
             self._batches.popleft()
         self._has_leader = False
 
-    def _answer(self, tasks):
+    def _answer(self, tasks, call):
+        """Run tasks by `call(run, items)`, tell their callers, and let the next batch be led."""
+        began = time.perf_counter()
         try:
-            outcomes = self._call([task.item for task in tasks], self._rows(tasks))
+            outcomes = call(self._run, [task.item for task in tasks])
         except Exception as error:
             outcomes = [error] * len(tasks)
+        self._expected_s = (time.perf_counter() - began) / self._rows(tasks)
         for task, outcome in zip(tasks, outcomes, strict=True):
             task.outcome = outcome
             if task.wake:
                 task.wake.set()
-
-    def _call(self, items, rows):
-        """Run a batch, in a thread if it is expected to take long."""
-        began = time.perf_counter()
-        takes_long = self._expected_s * rows >= self._in_loop_s
-        results = self._thread.call(self._run, items) if takes_long else self._run(items)
-        self._expected_s = (time.perf_counter() - began) / rows
-        return results
+        self._pass_on()
