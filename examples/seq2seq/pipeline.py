@@ -105,7 +105,8 @@ class _Request:
         for _ in range(ATTEMPTS):
             try:
                 replies = self._vocabulary().reply(inputs[TEXT_KEY], functools.partial(self._ask, self.version))
-                return {REPLY_KEY: np.array([*replies, None], object)[:-1]}
+                # Bytes, as a SavedModel answers; the extra element keeps NumPy from making another type of them.
+                return {REPLY_KEY: np.array([*(reply.encode() for reply in replies), None], object)[:-1]}
             except InvalidText as error:
                 raise UnprocessableEntity(f"the model refuses 'data': {error}") from error
             except _OtherVersionError:
