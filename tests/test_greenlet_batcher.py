@@ -187,6 +187,13 @@ def test_a_loop_that_is_never_idle_holds_up_no_batch(calls):
         busy.join()
 
 
+def test_batches_go_on_when_calls_take_about_as_long_as_callers_wait():
+    batcher = GreenletBatcher(Calls(seconds=0.002), 2, max_enqueued_batches=50)
+    for _ in range(20):
+        submitted(batcher, *range(20), limit_s=0.01)
+    assert submitted(batcher, 7) == [70]
+
+
 def test_its_thread_ends_with_it_whoever_closes_it(calls):
     batcher = GreenletBatcher(calls, 8, in_loop_s=0)
     submitted(batcher, 1)

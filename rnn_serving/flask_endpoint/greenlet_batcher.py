@@ -82,7 +82,9 @@ class GreenletBatcher:
     def _wait(task, ends):
         """Wait until a task is answered or is to lead."""
         task.wake = Event()
-        if not task.wake.wait(None if ends is None else max(0, ends - time.monotonic())):
+        task.wake.wait(None if ends is None else max(0, ends - time.monotonic()))
+        # Not what `wait` says: one whose time was up in the same turn of the loop has been told to lead, and must.
+        if not task.wake.is_set():
             task.is_expired = True
             raise ExpiredError
 
