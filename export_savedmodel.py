@@ -22,7 +22,7 @@ def main(argv=None):
     prefix = checkpoint.latest(directory)
     run = checkpoint.read_run(Path(prefix).parent)
     model = checkpoint.load_model(prefix)
-    version = args.model_version or exports.next_version(args.export_base_path)
+    version = exports.free_version(args.export_base_path, args.model_version, args.overwrite)
     with exports.publishing(args.export_base_path, version, args.overwrite) as staging:
         write_version(staging, args, version, prefix, run)
         difference = largest_difference(model, staging, test.images)

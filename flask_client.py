@@ -12,6 +12,7 @@ import requests
 
 from rnn_serving import command_line, dataset, latency
 from rnn_serving.command_line import UserError, request_failure
+from rnn_serving.dataset import IMAGE_SHAPE
 from rnn_serving.latency import RequestError
 
 
@@ -21,7 +22,8 @@ def main(argv=None):
     test = dataset.load_test_images(args.data_dir, args.num_tests)
     url = f"http://{latency.host_name(args.host)}:{args.port}/"
     model = metadata(url, args.timeout)
-    load = latency.run_load(lambda: connect(url, args.timeout), test, args.batch_size, args.concurrency)
+    form = image_form(url, model)
+    load = latency.run_load(lambda: connect(url, args.timeout, form), test, args.batch_size, args.concurrency)
     report = latency.make_report(
         "flask",
         "HTTP/JSON",
@@ -43,22 +45,41 @@ def parse_arguments(argv):
 
 
 @contextlib.contextmanager
-def connect(url, timeout_s):
+def connect(url, timeout_s, form=IMAGE_SHAPE):
     """Give a function `ask(images) -> probabilities` that keeps one connection open.
 
-    `images` is float32 (n, 28, 28), the answer an array (n, 10); it raises latency.RequestError.
+    `images` is float32 (n, 28, 28) and sent in the shape (n, *form), the answer an array (n, 10); it raises
+    latency.RequestError.
     """
     with requests.Session() as session:
         session.trust_env = False  # no proxy stands between a client and a server on the same machine
 
         def ask(images):
-            answer = latency.post_json(session, url, {"data": images}, timeout_s)
+            answer = latency.post_json(session, url, {"data": images.reshape(-1, *form)}, timeout_s)
             try:
                 return np.array(answer["y"], np.float32)
             except (ValueError, KeyError, TypeError) as error:
                 raise RequestError(f"{url}: {str(answer)[:100]}; expected JSON with 'y'") from error
 
         yield ask
+
+
+def image_form(url, model):
+    """Return the shape in which the server's model takes one image, (28, 28) if the server does not say.
+
+    Raises: UserError if it takes no images.
+    """
+    try:
+        ((key, info),) = model["signature"]["inputs"].items()
+        # A number in JSON becomes a float of any size.
+        dtype = "float32" if info["dtype"].startswith("float") else info["dtype"]
+        shape = info["shape"] and tuple(info["shape"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return IMAGE_SHAPE
+    try:
+        return latency.image_form(key, dtype, shape)
+    except UserError as error:
+        raise UserError(f"{url}: model {model.get('model')} version {model.get('version')} {error}") from error
 
 
 def metadata(url, timeout_s):

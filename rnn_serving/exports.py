@@ -60,6 +60,19 @@ def next_version(base):
     return max((version_number(path) or 0 for path in children), default=0) + 1
 
 
+def free_version(base, version=None, overwrite=False):
+    """Return the number to publish: `version`, or without one the next.
+
+    Raises: ExportError if there is such a version and it may not be replaced, or if `base` is no directory.
+    """
+    if Path(base).exists() and not Path(base).is_dir():
+        raise ExportError(f"{base} is a file; expected a directory of versions, there or to be made")
+    target = Path(base) / str(version or next_version(base))
+    if target.exists() and not overwrite:
+        raise _exists(target)
+    return int(target.name)
+
+
 @contextlib.contextmanager
 def publishing(base, version, overwrite=False):
     """Give the body a directory to fill, and rename it to `<base>/<version>` when the body is done.

@@ -1,5 +1,6 @@
 """Ask a server the same images from several threads, grade and time the answers, and report. No TensorFlow."""
 
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -9,11 +10,14 @@ import orjson
 import requests
 
 from rnn_serving import command_line, files
-from rnn_serving.dataset import NUM_CLASSES
+from rnn_serving.command_line import UserError
+from rnn_serving.dataset import IMAGE_SHAPE, NUM_CLASSES
 
 PERCENTILES = (50, 90, 95, 99)
 # How many errors are printed; the JSON object lists all.
 PRINTED_ERRORS = 5
+# How models take an image: as rows, as one row of all pixels, or with a channel.
+IMAGE_FORMS = (IMAGE_SHAPE, (math.prod(IMAGE_SHAPE),), (*IMAGE_SHAPE, 1))
 
 
 class RequestError(Exception):
@@ -108,6 +112,25 @@ def _try(ask, images):
     return scores, None
 
 
+def image_form(key, dtype, shape):
+    """Return the shape, one of `IMAGE_FORMS`, in which an input of a signature takes one image.
+
+    `dtype` is the input's, by name, `shape` has None where any size goes and is None if the rank is unknown.
+    Raises: UserError if it takes no float32 images in any of these shapes.
+    """
+    for form in IMAGE_FORMS:
+        if dtype == "float32" and (shape is None or _fits(shape, (None, *form))):
+            return form
+    *forms, last = (str((None, *form)) for form in IMAGE_FORMS)
+    found = "any shape" if shape is None else tuple(shape)
+    raise UserError(f"takes {dtype} {found} as {key!r}; expected float32 {', '.join(forms)} or {last}")
+
+
+def _fits(shape, wanted):
+    """Return whether some batch has both shapes."""
+    return len(shape) == len(wanted) and all(None in (a, b) or a == b for a, b in zip(shape, wanted))
+
+
 def make_report(server, protocol, model_version, dataset, load, num_tests, concurrency, batch_size):
     """Return the report both clients write: `accuracy` over all images asked, latencies in milliseconds."""
     milliseconds = np.array(load.latencies_s or [np.nan]) * 1000
@@ -140,6 +163,9 @@ def print_report(report):
         f"data set {report['dataset']}"
     )
     print(f"Accuracy= {100 * report['accuracy']:.2f}")
+    # Of wrong digits: a request without an answer is none.
+    wrong = report["num_tests"] - report["correct"]
+    print(f"Error rate= {'-' if report['errors'] else format(100 * wrong / report['num_tests'], '.4g')} %")
     print(f"Time taken= {report['elapsed_s']:.2f} s")
     latencies = (
         f"{name} {'-' if value is None else format(value, '.2f')}" for name, value in report["latency_ms"].items()
