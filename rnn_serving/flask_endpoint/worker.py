@@ -45,6 +45,8 @@ class GreenletWorker(GeventWorker):
     `app.model` is loaded in the background; until then the other workers are given the connections.
     """
 
+    _stopping = None
+
     def patch(self):
         """Make the listening sockets gevent's."""
         self.sockets = [
@@ -69,9 +71,10 @@ class GreenletWorker(GeventWorker):
         self._finish(server.pool)
 
     def handle_exit(self, sig, frame):
-        """Begin to stop."""
+        """Begin to stop; while the application is still being imported, it ends once `run` is called."""
         self.alive = False
-        self._stopping.set()
+        if self._stopping:
+            self._stopping.set()
 
     def _keep_model(self):
         """Load the model, then look for its next version for ever."""
@@ -117,14 +120,15 @@ class GreenletWorker(GeventWorker):
         greenlet, client = gevent.getcurrent(), AnswerSocket(fileno=client.detach())
         self._clients[greenlet] = client
         self._publish()
-        with client.dup() as twin:
+        # A file of its own keeps the connection open when the worker has closed it.
+        with client.makefile("rb", buffering=0):
             try:
                 self.handle(self.sockets[0], client, address)
             finally:
                 del self._clients[greenlet]
                 self._publish()
             if self.alive:
-                _read_the_rest(twin)
+                _read_the_rest(client)
 
     def handle_request(self, listener_name, req, sock, addr):
         """Answer one request; without a model, leave it to the client to connect to a worker that has one."""
