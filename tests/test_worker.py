@@ -130,6 +130,7 @@ def test_it_can_be_stopped_while_the_model_is_loading(model_path, tmp_path, how)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(model_path):
     with start_flask(model_path) as server:
         pids = worker_pids(server)
@@ -146,6 +147,7 @@ def is_alive(pid):
         return False
 
 
+@pytest.mark.slow
 def test_a_server_without_a_model_any_more_ends_when_its_worker_does(tmp_path):
     odd_models.export(tmp_path / "plus" / "1", lambda: odd_models.variable(1)())
     with start_flask(tmp_path / "plus") as server:

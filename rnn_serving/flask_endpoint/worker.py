@@ -73,7 +73,7 @@ class GreenletWorker(GeventWorker):
     def handle_exit(self, sig, frame):
         """Begin to stop; while the application is still being imported, it ends once `run` is called."""
         self.alive = False
-        if self._stopping:
+        if self._stopping is not None:
             self._stopping.set()
 
     def _keep_model(self):
