@@ -46,7 +46,7 @@ def parse_arguments(argv):
     parser = command_line.parser(__doc__)
     parser.add_argument("--corpus", default=str(CORPUS), help="file with lines of question, tab and answer")
     parser.add_argument("--checkpoint_dir", default="checkpoints/seq2seq", help="where the checkpoint goes")
-    parser.add_argument("--training_steps", type=command_line.positive_int, default=800, help="optimizer steps")
+    parser.add_argument("--training_steps", type=command_line.positive_int, default=1000, help="optimizer steps")
     parser.add_argument("--batch_size", type=command_line.positive_int, default=64, help="pairs a step")
     parser.add_argument("--learning_rate", type=command_line.positive_float, default=0.005, help="first learning rate")
     parser.add_argument("--num_hidden", type=command_line.positive_int, default=128, help="units of each GRU")
