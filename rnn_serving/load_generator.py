@@ -94,23 +94,23 @@ class LoadGenerator:
         self._process.join()
         self._pipe.close()
 
-    def run(self, target, concurrency, duration_s, rate=None, warm_up_s=0.0, timeout_s=TIMEOUT_S):
+    def run(self, target, concurrency, duration_s, rate=None, warm_up_s=0.0, timeout_s=TIMEOUT_S, first=0):
         """Ask for `duration_s` seconds, after `warm_up_s` that do not count; return the `Load`.
 
         Closed loop: `concurrency` callers that ask again as soon as they have an answer. With a `rate`, open loop: that
         many requests a second arrive at random times (Poisson), and latency counts from when each was due. An answer
-        that takes longer than `timeout_s` is an error.
+        that takes longer than `timeout_s` is an error. Requests are asked in order, from the one with index `first`.
         """
         if warm_up_s:
             self.run(target, concurrency, warm_up_s, rate, timeout_s=timeout_s)
-        self._pipe.send((target, concurrency, rate, duration_s, timeout_s))
+        self._pipe.send((target, concurrency, rate, duration_s, timeout_s, first))
         self._receive(TIMEOUT_S)
         return self._receive(duration_s + 2 * max(timeout_s, TIMEOUT_S))
 
     @contextlib.contextmanager
     def asking(self, target, concurrency):
         """Ask while the body runs; the value is a list, with the `Load` at its end."""
-        self._pipe.send((target, concurrency, None, None, TIMEOUT_S))
+        self._pipe.send((target, concurrency, None, None, TIMEOUT_S, 0))
         self._receive(TIMEOUT_S)
         loads = []
         try:
@@ -133,9 +133,9 @@ def _obey(pipe):
             asyncio.run(_ask(pipe, *pipe.recv()))
 
 
-async def _ask(pipe, target, concurrency, rate, duration_s, timeout_s):
+async def _ask(pipe, target, concurrency, rate, duration_s, timeout_s, first):
     load, connections = Load(), target.connect()
-    run = _Run(connections, len(connections.requests), load, timeout_s)
+    run = _Run(connections, len(connections.requests), load, timeout_s, first)
     pipe.send("started")
     began, cpu_began = time.perf_counter(), time.process_time()
     asking = asyncio.create_task(run.open_loop(rate) if rate else run.closed_loop(concurrency))
@@ -151,9 +151,9 @@ async def _ask(pipe, target, concurrency, rate, duration_s, timeout_s):
 
 
 class _Run:
-    def __init__(self, connections, count, load, timeout_s):
+    def __init__(self, connections, count, load, timeout_s, first):
         self.connections, self.count, self.load, self.timeout_s = connections, count, load, timeout_s
-        self.is_stopped, self.next_index = False, 0
+        self.is_stopped, self.next_index = False, first
 
     async def closed_loop(self, concurrency):
         await asyncio.gather(*(self._caller() for _ in range(concurrency)))

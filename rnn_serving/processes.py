@@ -133,6 +133,17 @@ def cpp_server():
     return None
 
 
+def cpp_server_version(how):
+    """Return the version of tensorflow_model_server, run as `cpp_server` says, or "unknown"."""
+    command = ["tensorflow_model_server"]
+    if how == "docker":
+        command = ["docker", "run", "--rm", "--entrypoint", *command, "tensorflow/serving"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        said = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
+        return next((line.rpartition(" ")[2] for line in said.splitlines() if "ModelServer:" in line), "unknown")
+    return "unknown"
+
+
 @contextlib.contextmanager
 def running(command, ask, limit_s=START_LIMIT_S, variables=None):
     """Run a server's command until the body ends; the body starts once `ask()` raises nothing.

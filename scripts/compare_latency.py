@@ -151,8 +151,15 @@ def describe_run(args, test):
         "timeout_s": args.timeout,
         "warm_up_share": WARM_UP_SHARE,
         "machine": environment.machine(),
-        "versions": environment.versions(),
+        "versions": environment.versions() | cpp_server_version(args),
     }
+
+
+def cpp_server_version(args):
+    """Return {name: version} of the C++ server if it is going to be started."""
+    how = None if args.tfserving else processes.cpp_server()
+    is_wanted = how and latency_servers.CPP_SERVER in args.servers
+    return {latency_servers.CPP_SERVER: processes.cpp_server_version(how)} if is_wanted else {}
 
 
 def describe_servers(servers):
@@ -185,7 +192,7 @@ def measure(generator, servers, points, args, duration_s):
                 for point in points:
                     for server in alive if turn % 2 == 0 else reversed(alive):
                         progress.set_postfix_str(f"{server.server}, {point}")
-                        take_turn(ask, server, point, turn)
+                        take_turn(ask, server, point, turn, args.rounds)
                         progress.update()
         except KeyboardInterrupt:
             return 130
@@ -197,18 +204,21 @@ def measure(generator, servers, points, args, duration_s):
 def generator_of(generator, args, duration_s):
     """Return a function `ask(server, point, seconds)` that gives a `load_generator.Load`."""
 
-    def ask(server, point, seconds=duration_s):
+    def ask(server, point, seconds=duration_s, first=0):
         warm_up_s = WARM_UP_SHARE * seconds
-        return generator.run(server.target, point.concurrency, seconds, point.rate, warm_up_s, args.timeout)
+        return generator.run(server.target, point.concurrency, seconds, point.rate, warm_up_s, args.timeout, first)
 
     return ask
 
 
-def take_turn(ask, server, point, turn):
-    """Ask a server that has not failed yet; one that gives no answer any more has."""
+def take_turn(ask, server, point, turn, rounds):
+    """Ask a server that has not failed yet; one that gives no answer any more has.
+
+    Each round begins with another image, so that in all of them every image is asked.
+    """
     if server.failure:
         return
-    load = ask(server, point)
+    load = ask(server, point, first=turn * server.grader.num_images // rounds)
     server.turns.setdefault(point, []).append(server.grader.grade(load, turn))
     # At a rate that is too high, a server may well refuse all; that does not mean that it is down.
     if load.errors and not load.answered and point.concurrency:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 
+from rnn_serving.command_line import UserError
+
 MODEL_NAME = "mnist"
 # How far an answer's probabilities, and its logits, may be from the bare model's: what a batch changes of float32.
 PROBABILITY_TOLERANCE, LOGIT_TOLERANCE = 1e-5, 1e-3
@@ -38,12 +40,16 @@ class Exam:
 def prepared(base, test):
     """Return the `Exam` of a data set's `Split` for the model under `base`, which is asked bare, in this process.
 
-    Raises: exports.ExportError if it does not load.
+    Raises: UserError if it does not load, or if it is not the LSTM that takes the images.
     """
     from rnn_serving.model import INPUT_KEY, OUTPUT_KEY
     from rnn_serving.saved_model import ServedModel
 
     with ServedModel(base) as model:
+        signature = model.signature
+        if INPUT_KEY not in signature.inputs or OUTPUT_KEY not in signature.outputs:
+            found = f"from {sorted(signature.inputs)} to {sorted(signature.outputs)}"
+            raise UserError(f"model {model.name} goes {found}; expected from {INPUT_KEY!r} to {OUTPUT_KEY!r}")
         logits = model.predict({INPUT_KEY: test.images})[OUTPUT_KEY]
         about = (model.version, model.dataset, test.labels)
     flask, rest, grpc = zip(*map(_requests, test.images))
@@ -139,6 +145,7 @@ class Grader:
 
     def __init__(self, paper, labels):
         self._paper, self._labels, self._verdicts = paper, labels, {}
+        self.num_images = len(paper.requests)
 
     def grade(self, load, turn):
         """Return the `Turn`, number `turn`, of a `load_generator.Load`."""

@@ -4,7 +4,7 @@ import io
 import re
 from dataclasses import dataclass
 
-from latency_rows import BASELINE, label
+from latency_rows import BASELINE, MANY_CALLERS, label, nearest
 
 # A server's colour in the PNG and on a light page, on a dark page, and its marker, by the beginning of its label; the
 # longest that fits counts.
@@ -59,8 +59,8 @@ def charts(rows):
         _over("rate_rps", opened, "open-p99", "Slow requests at a given rate", "p99, ms", _p99),
     ]
     concurrencies = sorted({row["concurrency"] for row in closed})
-    nearest = min(concurrencies, key=lambda number: abs(number - 32), default=None)
-    for concurrency in dict.fromkeys([*concurrencies[:1], *([nearest] if nearest else [])]):
+    many = nearest(concurrencies, MANY_CALLERS)
+    for concurrency in dict.fromkeys([*concurrencies[:1], *([many] if many else [])]):
         found.append(_percentiles(concurrency, [row for row in closed if row["concurrency"] == concurrency]))
     return [chart for chart in found if chart.lines]
 

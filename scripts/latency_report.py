@@ -13,6 +13,7 @@ from pathlib import Path
 import latency_page
 import latency_pictures
 from latency_rows import finding, label
+from latency_servers import CPP_SERVER
 
 from rnn_serving import command_line, files
 from rnn_serving.command_line import UserError
@@ -144,9 +145,17 @@ def method(result):
         "Requests a second are the rounds' median, percentiles those of all requests.",
         "The load generator is a process of its own on the same machine, with connections that stay open where the "
         "server lets them; it says what share of a core it was busy, and from 90 % on the row is marked.",
+        *absent(result),
         "Every answer is compared with the bare model's; a row with a different or missing answer is marked. Accuracy "
         "is the share of the images asked whose digit every answer got right.",
     ]
+
+
+def absent(result):
+    """Return a sentence on the C++ server if it was not measured."""
+    if any(server["server"] == CPP_SERVER for server in result["servers"]):
+        return []
+    return [f"{CPP_SERVER} was not measured: where the machine has it, or its Docker image, the same command does."]
 
 
 def machine(result):

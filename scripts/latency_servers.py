@@ -14,7 +14,8 @@ from rnn_serving.command_line import UserError
 from rnn_serving.load_generator import GRPCTarget, HTTPTarget
 
 # What --servers chooses from.
-CHOICES = ("article", "flask", "gateway", "model_server", "tensorflow_model_server")
+CPP_SERVER = "tensorflow_model_server"
+CHOICES = ("article", "flask", "gateway", "model_server", CPP_SERVER)
 # GiB that a server's process takes of its own, beside what it shares with the others of TensorFlow's files.
 MEMORY_GIB = 0.5
 
@@ -114,7 +115,7 @@ class _Started:
     def _start(self):
         if self._behind:
             self._behind.address()
-        print(f"$ {self.command} &", flush=True)
+        print(f"Starting {self.command}", flush=True)
         return self._stack.enter_context(self._process)
 
 
@@ -136,7 +137,7 @@ class _Sources:
             "flask": 0 if self._args.flask else sum(self._numbers_of_workers()),
             "gateway": 1 + (not found and "model_server" not in wanted),
             "model_server": 0 if found else 1,
-            "tensorflow_model_server": 1 if self._cpp else 0,
+            CPP_SERVER: 1 if self._cpp else 0,
         }
         return sum(count[name] for name in wanted)
 
@@ -170,10 +171,10 @@ class _Sources:
         """Return {name: source}; one that was found tells its name later."""
         wanted = self._args.servers
         if self._args.tfserving:
-            return {"tfserving": self._own} if {"model_server", "tensorflow_model_server"} & set(wanted) else {}
+            return {"tfserving": self._own} if {"model_server", CPP_SERVER} & set(wanted) else {}
         own = {"rnn_serving.model_server": self._own} if "model_server" in wanted else {}
-        is_cpp_wanted = self._cpp and "tensorflow_model_server" in wanted
-        return own | ({"tensorflow_model_server": self._model_server(self._cpp)} if is_cpp_wanted else {})
+        is_cpp_wanted = self._cpp and CPP_SERVER in wanted
+        return own | ({CPP_SERVER: self._model_server(self._cpp)} if is_cpp_wanted else {})
 
     def _model_server(self, program):
         flags = [f"--tensorflow_{kind}_op_parallelism={self._threads}" for kind in ("intra", "inter")]

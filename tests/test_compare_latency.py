@@ -220,7 +220,7 @@ class ScriptedGenerator:
     def __init__(self, script):
         self._script = {name: iter(loads) for name, loads in script.items()}
 
-    def run(self, target, concurrency, duration_s, rate, warm_up_s, timeout_s):
+    def run(self, target, concurrency, duration_s, rate, warm_up_s, timeout_s, first):
         if duration_s == compare_latency.FIRST_WARM_UP_S:
             return answers(1)
         load = next(self._script[target])
@@ -285,9 +285,28 @@ def test_an_answer_that_is_not_the_models_is_counted():
 
 
 def test_a_rate_that_is_not_kept_up_with_is_marked():
-    _, (closed, opened) = measured({"article": map(answers, [80, 80, 85, 85])}, rate=(100,))
+    _, (closed, opened) = measured({"article": map(answers, [800, 800, 850, 850])}, rate=(1000,))
     assert opened["marks"] == ["could not keep up with the rate"]
     assert closed["marks"] == []
+
+
+def test_a_rate_is_kept_up_with_if_only_chance_is_missing():
+    _, (_, opened) = measured({"article": map(answers, [90, 90, 95, 95])}, rate=(100,))
+    assert opened["marks"] == []
+
+
+def test_every_image_is_asked_though_no_round_asks_all():
+    asked = []
+    server = Measured("article", "HTTP/JSON", "", "", grader=SimpleNamespace(num_images=100, grade=lambda *_: None))
+    for turn in range(4):
+        compare_latency.take_turn(lambda *_, first: asked.append(first) or answers(1), server, Point(1), turn, 4)
+    assert asked == [0, 25, 50, 75]
+
+
+def test_a_model_that_is_not_the_lstm_is_an_error(export_base, test_images, monkeypatch):
+    monkeypatch.setattr("rnn_serving.model.INPUT_KEY", "words")
+    with pytest.raises(latency_report.UserError, match="expected from 'words' to 'y_output'"):
+        latency_exam.prepared(export_base, test_images.first(1))
 
 
 def test_the_finding_names_the_best_of_the_rows_and_what_it_is_not_sure_of():

@@ -40,3 +40,9 @@ def version_1(quota, period):
 )
 def test_cores_are_those_that_the_container_may_use(tmp_path, files, cores):
     assert environment.available_cores(written(tmp_path, files)) == cores
+
+
+def test_free_memory_is_read_where_the_system_tells_it(tmp_path):
+    written(tmp_path, {"meminfo": "MemTotal:  8388608 kB\nMemAvailable:    2097152 kB\n"})
+    assert environment.free_memory_gib(tmp_path / "meminfo") == 2
+    assert environment.free_memory_gib(tmp_path / "none") is None

@@ -44,6 +44,8 @@ def test_answers_come_with_the_index_of_their_request(generator, url):
     assert {(index, answer) for index, _, answer in load.answered} == {(0, b"first"), (1, b"second")}
     assert load.errors == []
     assert 0 < load.busy < 1.5
+    load = generator.run(HTTPTarget(url, [b"first", b"second"]), concurrency=1, duration_s=0.1, first=1)
+    assert load.answered[0][0] == 1
 
 
 def test_an_open_loop_counts_the_latency_of_a_stall_for_all_that_were_due_meanwhile(generator, url):

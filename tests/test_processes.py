@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -50,3 +51,15 @@ def test_sigterm_runs_what_is_on_the_way_out():
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert (ended.returncode, ended.stdout) == (143, "stopped\n")
+
+
+def test_the_cpp_server_is_found_on_the_path_unless_another_program_is_asked_for(tmp_path, monkeypatch):
+    program = tmp_path / "tensorflow_model_server"
+    program.write_text("#!/bin/sh\necho 'TensorFlow ModelServer: 2.19.1'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("TFSERVING", raising=False)
+    assert processes.cpp_server() == "binary"
+    assert processes.cpp_server_version("binary") == "2.19.1"
+    monkeypatch.setenv("TFSERVING", "python")
+    assert processes.cpp_server() is None
