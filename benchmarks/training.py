@@ -228,10 +228,11 @@ def plot(runs, path):
         axis.plot(seconds, errors, color=color, linewidth=1, label=run.name if run.seed == 0 else None)
     for accuracy in (*THRESHOLDS, ACCURACY_AIM):
         axis.axhline(100 * (1 - accuracy), color="grey", linestyle=":", linewidth=0.8)
-        axis.annotate(percent(accuracy), (1, 100 * (1 - accuracy)), xycoords=("axes fraction", "data"), ha="right")
+        axis.annotate(percent(accuracy), (1.01, 100 * (1 - accuracy)), xycoords=("axes fraction", "data"), va="center")
     axis.set(xscale="log", yscale="log", xlabel="seconds of training", ylabel="test images read wrong, %")
     for one in (axis.xaxis, axis.yaxis):
         one.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        one.set_minor_formatter(ticker.NullFormatter())
     axis.legend(title="recipe", loc="lower left")
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     figure.savefig(path, dpi=120)
