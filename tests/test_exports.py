@@ -56,3 +56,14 @@ def test_of_two_that_publish_the_same_version_the_second_fails(tmp_path):
             (quick / "saved_model.pb").write_bytes(b"quick")
     assert (tmp_path / "1" / "saved_model.pb").read_bytes() == b"quick"
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_version_is_known_to_be_free_before_the_work(tmp_path):
+    make_version(tmp_path, "1")
+    assert exports.free_version(tmp_path) == 2
+    assert exports.free_version(tmp_path, 7) == 7
+    assert exports.free_version(tmp_path, 1, overwrite=True) == 1
+    with pytest.raises(ExportError, match="1 exists; expected a new --model_version, or --overwrite"):
+        exports.free_version(tmp_path, 1)
+    with pytest.raises(ExportError, match="is a file; expected a directory of versions"):
+        exports.free_version(tmp_path / "1" / "saved_model.pb")

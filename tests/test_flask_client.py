@@ -46,6 +46,26 @@ def test_no_server_is_an_error_that_says_how_to_start_one(data_dir):
         client("http://127.0.0.1:9", data_dir)
 
 
+@pytest.mark.parametrize(
+    ("told", "form"),
+    [
+        ({}, (28, 28)),
+        ({"signature": []}, (28, 28)),
+        ({"signature": {"inputs": {"x": {"dtype": 1, "shape": 5}}}}, (28, 28)),
+        ({"signature": {"inputs": {"x": {"dtype": "float64", "shape": [None, 784]}}}}, (784,)),
+        ({"signature": {"inputs": {"x": {"dtype": "float32", "shape": None}}}}, (28, 28)),
+    ],
+)
+def test_the_shape_of_an_image_is_the_servers_where_it_tells_one(told, form):
+    assert flask_client.image_form("http://h/", told) == form
+
+
+def test_a_model_that_takes_no_images_is_an_error_before_anything_is_timed():
+    told = {"model": "m", "version": 3, "signature": {"inputs": {"x": {"dtype": "float32", "shape": [None, 5]}}}}
+    with pytest.raises(UserError, match=r"http://h/: model m version 3 takes float32 \(None, 5\) as 'x'; expected"):
+        flask_client.image_form("http://h/", told)
+
+
 class Failing(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 

@@ -7,6 +7,7 @@ import pytest
 from conftest import random_split
 
 from rnn_serving import latency
+from rnn_serving.command_line import UserError
 from rnn_serving.dataset import Split
 from rnn_serving.latency import RequestError
 
@@ -103,6 +104,44 @@ def test_without_one_answer_the_report_is_still_json(tmp_path, capsys):
     output = capsys.readouterr()
     assert "and 2 more" in output.out
     assert "requests without an answer: 7; expected none" in output.err
+
+
+def test_the_error_rate_is_of_wrong_digits_and_unknown_where_answers_are_missing(capsys):
+    latency.print_report(report_of(latency.Load(elapsed_s=1.0, latencies_s=[0.1] * 8, correct=7), 8))
+    latency.print_report(report_of(latency.Load(elapsed_s=1.0, latencies_s=[0.1] * 8, correct=7, errors=["down"]), 9))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Error rate")]
+    assert lines == ["Error rate= 12.5 %", "Error rate= - %"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "form"),
+    [
+        ((None, 28, 28), (28, 28)),
+        ((1, None, 28), (28, 28)),
+        (None, (28, 28)),
+        ((None, 784), (784,)),
+        ((None, None), (784,)),
+        ([None, 28, 28, 1], (28, 28, 1)),
+    ],
+)
+def test_images_are_sent_in_the_shape_that_a_signature_takes(shape, form):
+    assert latency.image_form("x", "float32", shape) == form
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "message"),
+    [
+        ("float32", (None, 783), "takes float32 (None, 783) as 'x'; expected float32 (None, 28, 28), (None, 784) or"),
+        ("float32", (784,), "takes float32 (784,) as 'x'"),
+        ("float32", (None, 28, 28, 3), "takes float32 (None, 28, 28, 3) as 'x'"),
+        ("string", (None,), "takes string (None,) as 'x'"),
+        ("uint8", None, "takes uint8 any shape as 'x'"),
+    ],
+)
+def test_a_signature_that_takes_no_images_is_an_error(dtype, shape, message):
+    with pytest.raises(UserError) as error:
+        latency.image_form("x", dtype, shape)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "http://127.0.0.1", "http://127.0.0.1/"])

@@ -9,6 +9,7 @@ from conftest import run_script, start_model_server
 import tfserving_client
 from rnn_serving import checkpoint, processes
 from rnn_serving.command_line import UserError
+from rnn_serving.latency import RequestError
 from rnn_serving.quiet_tensorflow import tf
 
 from tensorflow_serving.apis import prediction_service_pb2_grpc
@@ -124,6 +125,26 @@ def test_errors_are_counted_listed_and_end_with_status_1(grpc_address, data_dir,
 def test_answers_are_read_in_every_encoding():
     for tensor in (tf.make_tensor_proto(np.eye(3, 10, dtype=np.float32)), tf.make_tensor_proto(0.5, shape=(3, 10))):
         assert tf.make_ndarray(tensor).shape == (3, 10)
+
+
+def test_labels_become_scores_by_digit_whatever_their_order():
+    scores = tfserving_client.scores_by_digit([[("7", 0.75), ("0", 0.25)], [("1", -3.0)]])
+    assert scores.argmax(axis=1).tolist() == [7, 1]
+    assert scores[0, 7] == 0.75
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("labels", [[], [("cat", 1.0)], [("10", 1.0)], [("", 1.0)], [("٣", 1.0)]])
+def test_labels_that_are_no_digits_are_an_error(labels):
+    with pytest.raises(RequestError, match="answer has the labels .*; expected digits"):
+        tfserving_client.scores_by_digit([[("7", 0.75)], labels])
+
+
+def test_keys_that_classify_would_ignore_are_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        tfserving_client.parse_arguments(["--method", "classify", "--input_key", "x"])
+    assert end.value.code == 2
+    assert "--input_key and --output_key are for --method predict" in capsys.readouterr().err
 
 
 def test_as_a_script_an_error_is_one_line(data_dir):
