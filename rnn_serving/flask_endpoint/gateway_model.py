@@ -4,6 +4,8 @@ import contextlib
 import logging
 import time
 
+from werkzeug.exceptions import ServiceUnavailable
+
 from rnn_serving.command_line import UserError
 from rnn_serving.flask_endpoint.gateway import Backend
 from rnn_serving.flask_endpoint.native_threads import NativeThreads
@@ -66,7 +68,12 @@ class GatewayModel:
 
     @contextlib.contextmanager
     def acquire(self):
-        """Give a model for one request, whose version is the one that answered it."""
+        """Give a model for one request, whose version is the one that answered it.
+
+        Raises: ServiceUnavailable before a model server has told its signature.
+        """
+        if not self.is_ready:
+            raise ServiceUnavailable("no model server has answered yet; expected a moment's patience", retry_after=1)
         with self._backend.acquire() as call:
             yield _Call(call, self._backend, self._threads)
 

@@ -33,6 +33,8 @@ def main(argv):
         print(f"TensorFlow Library: {metadata.version('tensorflow')}")
         return 0
     logging.basicConfig(format="%(asctime)s %(levelname).1s %(message)s", level=logging.INFO)
+    # It has a line for each request that has to wait for a thread.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     # Imported here: TensorFlow takes seconds to load, which a mistyped flag should not have to wait for.
     from rnn_serving.model_server.errors import ServingError
 
