@@ -85,7 +85,7 @@ def image_form(url, model):
 def metadata(url, timeout_s):
     """Return what the server says of its model, {} if it is another server that does not.
 
-    Raises: UserError if there is no server.
+    Raises: UserError if there is no server, or one that has no model yet.
     """
     try:
         with requests.Session() as session:
@@ -95,6 +95,8 @@ def metadata(url, timeout_s):
         raise UserError(
             f"{url}: {request_failure(error)}; expected a server there, start one with python flask_server.py"
         ) from error
+    if answer.status_code == 503:
+        raise UserError(f"{url}: {latency.status_of(answer)}; expected a server that has loaded its model")
     try:
         found = answer.json()
     except ValueError:

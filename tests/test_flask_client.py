@@ -70,7 +70,7 @@ class Failing(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        self.answer(200, b'{"model": "m", "version": 3}')
+        self.answer(*self.server.metadata)
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -86,6 +86,22 @@ class Failing(BaseHTTPRequestHandler):
         pass
 
 
+@contextlib.contextmanager
+def failing_server(answer, metadata=(200, b'{"model": "m", "version": 3}')):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Failing)
+    server.answers, server.metadata = lambda: answer, metadata
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_that_is_still_loading_is_an_error_not_a_thousand(data_dir):
+    with failing_server((503, b""), metadata=(503, b'{"error": "no model yet"}')) as url:
+        with pytest.raises(UserError, match='status 503 {"error": "no model yet"}; expected a server that has loaded'):
+            client(url, data_dir)
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -97,13 +113,8 @@ class Failing(BaseHTTPRequestHandler):
     ],
 )
 def test_errors_are_counted_listed_and_end_with_status_1(data_dir, tmp_path, answer, message):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Failing)
-    server.answers = lambda: answer
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    assert client(url, data_dir, "--num_tests", "4", "--json", str(tmp_path / "r.json")) == 1
-    server.shutdown()
-    server.server_close()
+    with failing_server(answer) as url:
+        assert client(url, data_dir, "--num_tests", "4", "--json", str(tmp_path / "r.json")) == 1
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["errors"], report["correct"], report["model_version"]) == (4, 0, 3)
     assert message in report["error_list"][0]
