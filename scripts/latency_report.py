@@ -27,15 +27,20 @@ EXTRAS = ("breakdown", "habits")
 
 def main(argv=None):
     """Write the reports anew; return the exit status."""
-    parser = command_line.parser(__doc__)
-    parser.add_argument("--reports_dir", default="reports", help="where latency.json is, and the others go")
-    directory = Path(parser.parse_args(argv).reports_dir)
+    directory = Path(parse_arguments(argv).reports_dir)
     try:
         result = json.loads((directory / "latency.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{directory}/latency.json: {error}; expected what compare_latency.py wrote") from error
     write(directory, result | {"finding": finding(result["rows"])})
     return 0
+
+
+def parse_arguments(argv):
+    """Return the parsed flags; a wrong one ends the process with status 2."""
+    parser = command_line.parser(__doc__)
+    parser.add_argument("--reports_dir", default="reports", help="where latency.json is, and the others go")
+    return parser.parse_args(argv)
 
 
 def check_writable(directory):
