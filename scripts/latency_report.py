@@ -22,7 +22,7 @@ COLUMNS = (
     *("server", "concurrency", "accuracy", "p50 ms", "p95 ms", "p99 ms", "requests/s", "ratio to article", "errors"),
     *("load generator", "remarks"),
 )
-EXTRAS = ("breakdown", "habits")
+EXTRAS = ("breakdown", "habits", "batches")
 
 
 def main(argv=None):

@@ -83,6 +83,7 @@ def stub_server():
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_running_servers_are_compared_with_the_articles_on_the_same_images(flask_url, grpc_address, compare, tmp_path):
     servers = ("--flask", flask_url, "--tfserving", grpc_address, "--servers", "article,flask,model_server")
     status, out, _ = compare(*servers, "--rate", "50")

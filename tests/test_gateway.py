@@ -336,6 +336,7 @@ class Load:
             thread.join(LIMIT_S)
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_when_a_backend_hangs_or_dies(grpc_address, export, tmp_path, test_images):
     # One image, and more than gRPC by default keeps to send it again.
     batches = [test_images.images[:1], test_images.images[:100]]

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 
+import pytest
 import run_pipeline
 from conftest import ROOT, run_script, started
 
@@ -44,6 +45,7 @@ def test_all_steps_run_in_order_and_end_with_the_table(data_dir, tmp_path):
     assert server_processes(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_servers_are_stopped_when_the_pipeline_is_told_to_end(data_dir, tmp_path):
     with started(sys.executable, *pipeline(data_dir, tmp_path), ready="Flask server ready") as run:
         assert run.stop(signal.SIGTERM) == 143

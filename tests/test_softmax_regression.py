@@ -190,6 +190,7 @@ def test_what_cannot_be_exported_is_said_before_training(base, data_dir, flags, 
     assert [path.name for path in base.iterdir()] == ["1"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_publishes_nothing(data_dir, tmp_path):
     ended = run_script(
         *("examples/softmax_regression.py", "--data_dir", data_dir, "--export_base_path", tmp_path / "model"),

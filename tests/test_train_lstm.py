@@ -170,6 +170,7 @@ def test_restart_deletes_nothing_before_the_new_start_is_known_to_be_there(data_
     assert checkpoint.read_run(tmp_path / "run")["step"] == 4
 
 
+@pytest.mark.slow
 def test_a_directory_that_tensorflow_left_half_written_does_not_stop_a_restart(data_dir, tmp_path):
     train(data_dir, tmp_path)
     (tmp_path / "ckpt-6_temp").mkdir()
