@@ -164,6 +164,7 @@ def test_a_server_with_another_model_is_marked(compare, tmp_path):
     assert result["finding"].startswith("No server gave every answer")
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_measured(data_dir, export_base, tmp_path):
     flags = ("--data_dir", data_dir, "--model_path", export_base, "--reports_dir", tmp_path, *SHORT)
     with stub_server() as stub:

@@ -140,6 +140,7 @@ def test_a_damaged_checkpoint_is_an_error(data_dir, checkpoint_dir, tmp_path):
         run_export(data_dir, tmp_path / "run", tmp_path / "mnist")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [300, 5_000, 20_000])
 def test_a_full_disk_publishes_nothing(data_dir, checkpoint_dir, tmp_path, limit):
     ended = run_script(

@@ -135,6 +135,7 @@ def test_what_is_in_flight_is_finished_before_it_stops_with_status_0(export_base
         assert "Traceback" not in server.output()
 
 
+@pytest.mark.slow
 def test_several_workers_print_one_line_and_all_answer(export_base):
     with start_flask(export_base, "--workers", "2", "--threads", "2") as server:
         for _ in range(10):

@@ -162,6 +162,7 @@ def test_a_typo_in_init_from_leaves_nothing_that_refuses_the_right_command(data_
     assert train(data_dir, tmp_path / "run", "--num_hidden", "32", "--init_from", str(checkpoint_dir)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["typo", "run"])
 def test_restart_deletes_nothing_before_the_new_start_is_known_to_be_there(data_dir, tmp_path, start):
     train(data_dir, tmp_path / "run")
@@ -177,6 +178,7 @@ def test_a_directory_that_tensorflow_left_half_written_does_not_stop_a_restart(d
     assert train(data_dir, tmp_path, "--restart") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("\0")])
 def test_without_the_file_that_names_the_newest_checkpoint_it_is_found_all_the_same(data_dir, tmp_path, damage, capsys):
     train(data_dir, tmp_path)

@@ -126,6 +126,7 @@ def write_warmup(version, *logs):
             records.write(log if isinstance(log, bytes) else log.SerializeToString())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("logs", "code", "message"),
     [
@@ -208,6 +209,7 @@ def test_a_unix_socket_is_served_without_a_port(base, tmp_path):
         assert Asker(f"unix:{path}").answering_version() == 1
 
 
+@pytest.mark.slow
 def test_a_tflite_model_is_refused_where_it_would_be_loaded(base):
     (base / "1" / "model.tflite").write_bytes(b"")
     with start_model_server(base) as server:
