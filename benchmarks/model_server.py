@@ -70,7 +70,7 @@ def parse_arguments(argv):
     parser.add_argument("--rounds", type=command_line.positive_int, default=5, help="rounds of each measurement")
     parser.add_argument("--num_tests", type=command_line.positive_int, default=300, help="test images a round")
     parser.add_argument("--max_batch_size", type=command_line.positive_int, default=32, help="images joined at most")
-    parser.add_argument("--batch_timeout_micros", type=int, default=2000, help="wait for more, microseconds")
+    parser.add_argument("--batch_timeout_micros", type=int, default=4000, help="wait for more, microseconds")
     parser.add_argument("--num_batch_threads", type=command_line.positive_int, default=1, help="batches run at a time")
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     return parser.parse_args(argv)
