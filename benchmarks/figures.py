@@ -1,9 +1,13 @@
 """What the benchmarks measure: figures, by rounds that alternate, as a table."""
 
 import statistics
+import time
 from dataclasses import dataclass
 
 from rnn_serving.command_line import UserError
+
+# Of one call, in each round.
+TIMED_CALLS = 40
 
 
 @dataclass
@@ -39,6 +43,17 @@ def in_turns(rounds, measurements):
         for name in measurements if turn % 2 == 0 else reversed(measurements):
             values[name].append(measurements[name]())
     return values
+
+
+def median_call_ms(call):
+    """Return the median time of a call in milliseconds, the first one left out."""
+    call()
+    times = []
+    for _ in range(TIMED_CALLS):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return 1000 * statistics.median(times)
 
 
 def check_errors(errors):

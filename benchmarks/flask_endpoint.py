@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import tempfile
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import requests
-from figures import Figure, about, check_errors, in_turns, markdown_table, ratios
+from figures import Figure, about, check_errors, in_turns, markdown_table, median_call_ms, ratios
 
 from rnn_serving import command_line, dataset, environment, files, processes
 from rnn_serving.command_line import UserError
@@ -31,7 +30,7 @@ from rnn_serving.load_generator import HTTPTarget, LoadGenerator
 
 # TensorFlow is imported inside functions: the process of the load generator imports this script as well.
 
-MANY_CALLERS, MANY_IMAGES, MANY_IMAGES_CALLS = 32, 128, 40
+MANY_CALLERS, MANY_IMAGES = 32, 128
 # Seconds: one turn of load, and the load before it that does not count.
 TURN_S, WARM_UP_S = 4.0, 1.0
 WRK_SCRIPT = """wrk.method = "POST"
@@ -235,17 +234,6 @@ def measure_many_images(args, url, test):
         *(Figure.of(f"{title}: {name}, ms", values) for name, values in medians.items()),
         Figure.of(f"{title}: the endpoint / the model call", ratios(*medians.values()), at_most=3),
     ]
-
-
-def median_call_ms(call):
-    """Return the median time of a call in milliseconds, the first one left out."""
-    call()
-    times = []
-    for _ in range(MANY_IMAGES_CALLS):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times)
 
 
 def measure_memory(args, load, url, endpoint):

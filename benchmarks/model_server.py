@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from figures import Figure, about, check_errors, in_turns, markdown_table, ratios
+from figures import Figure, about, check_errors, in_turns, markdown_table, median_call_ms, ratios
 
 from rnn_serving import command_line, dataset, environment, exports, files, latency, processes
 from rnn_serving.command_line import UserError
@@ -28,7 +28,7 @@ from rnn_serving.load_generator import TIMEOUT_S, GRPCTarget, LoadGenerator
 # as well and sends bytes only.
 
 MODEL_NAME = "mnist"
-MANY_IMAGES, MANY_IMAGES_CALLS = 128, 40
+MANY_IMAGES = 128
 BATCHING_CALLERS, SWAP_CALLERS, SWAPS = 32, 8, 3
 # Seconds: one turn of concurrent load, a version until it answers, the old one's unloading.
 TURN_S, SWAP_LIMIT_S, UNLOAD_S = 3.0, 60.0, 0.5
@@ -170,17 +170,6 @@ def measure_many_images(args, address, base, test):
         *(Figure.of(f"{MANY_IMAGES} images: {name}, ms", values) for name, values in medians.items()),
         Figure.of(f"{MANY_IMAGES} images: Predict / the model call", ratios(*medians.values()), at_most=1.5),
     ]
-
-
-def median_call_ms(call):
-    """Return the median time of a call in milliseconds, the first one left out."""
-    call()
-    times = []
-    for _ in range(MANY_IMAGES_CALLS):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times)
 
 
 class Callers:
