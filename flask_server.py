@@ -10,7 +10,6 @@ import contextlib
 import numpy as np
 import orjson
 from flask import Response, abort, request
-from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import HTTPException
 
 from rnn_serving import command_line, exports
@@ -26,8 +25,6 @@ from rnn_serving.flask_endpoint.tensor_from_json import (
     tensor_from_json,
 )
 
-# Seconds without a byte of a request's body.
-BODY_TIMEOUT_S = 10
 POSTPROCESS = ("softmax", "none")
 VERSION_HEADER = "X-Model-Version"
 # The newline is for whoever asks with curl.
@@ -201,19 +198,13 @@ def read_body():
     length, limit = request.content_length, request.max_content_length
     if length is not None and length > limit:
         abort(413, f"the body has {length} bytes; expected at most {limit}")
-    connection = request.environ.get("gunicorn.socket")
-    if connection:
-        connection.settimeout(BODY_TIMEOUT_S)
     try:
         # Not by Werkzeug, for which a time-out is an end, and which passes on as much of chunks as is allowed.
         body = request.environ["wsgi.input"].read(limit + 1 if length is None else length)
-    except TimeoutError:
-        abort(408, f"no more of the body came for {BODY_TIMEOUT_S} s; expected {length or 'its last chunk'}")
-    except (OSError, ParseException) as error:
-        abort(400, f"the body is no chunked encoding ({error}); expected an object with the key 'data'")
-    finally:
-        if connection:
-            connection.settimeout(None)
+    except TimeoutError as error:
+        abort(408, f"the body is late: {error}; expected {length or 'its last chunk'}")
+    except OSError as error:
+        abort(400, f"the body cannot be read ({error}); expected an object with the key 'data'")
     if len(body) > limit:
         abort(413, f"the body has more than {limit} bytes; expected at most as many")
     if len(body) < (length or 0):

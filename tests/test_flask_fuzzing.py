@@ -246,7 +246,15 @@ def test_requests_sent_ahead_are_answered_in_their_order(target):
 
 
 def test_a_body_that_is_expected_to_be_asked_for_is(target):
-    assert statuses_of(target.send(request_bytes(LENGTH, b"Expect: 100-continue"))) == [100, 200]
+    with socket.create_connection(target.address, timeout=LIMIT_S) as connection:
+        connection.sendall(request_bytes(LENGTH, b"Expect: 100-continue", b"Connection: close", body=b""))
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(GOOD)
+        assert statuses_of(connection.makefile("rb").read()) == [200]
+
+
+def test_a_body_that_is_there_already_is_not_asked_for(target):
+    assert statuses_of(target.send(request_bytes(LENGTH, b"Expect: 100-continue"))) == [200]
 
 
 def test_a_request_that_is_too_large_is_refused_before_it_is_sent(target):

@@ -1,6 +1,4 @@
 import json
-from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
@@ -8,14 +6,14 @@ from gunicorn.config import Config
 from rnn_serving.flask_endpoint import metrics
 from rnn_serving.flask_endpoint.request_log import RequestLog
 
-RESPONSE = SimpleNamespace(status_code=200, headers=[("X-Model-Version", "3")], sent=12)
+HEADERS = [("X-Model-Version", "3")]
 ENVIRON = {"REMOTE_ADDR": "1.2.3.4", "REQUEST_METHOD": "POST", "PATH_INFO": "/", "CONTENT_LENGTH": "34"}
 
 
 def logged(capsys, environ, accesslog="-"):
     config = Config()
     config.set("accesslog", accesslog)
-    RequestLog(config).access(RESPONSE, None, environ, timedelta(milliseconds=1.5))
+    RequestLog(config).answered(environ, 200, HEADERS, size=12, seconds=0.0015)
     return capsys.readouterr().out
 
 
@@ -35,6 +33,11 @@ def test_a_line_says_who_asked_what_and_what_came_of_it(capsys):
     }
 
 
+def test_what_is_no_request_has_a_line_too(capsys):
+    line = json.loads(logged(capsys, {"REMOTE_ADDR": "1.2.3.4"}))
+    assert (line["method"], line["path"], line["bytes_in"]) == (None, "", 0)
+
+
 @pytest.mark.parametrize(
     "odd",
     [
@@ -42,7 +45,6 @@ def test_a_line_says_who_asked_what_and_what_came_of_it(capsys):
         {"HTTP_USER_AGENT": '"\r\n\xff'},
         {"CONTENT_LENGTH": "9" * 100},
         {"CONTENT_LENGTH": ""},
-        {"REQUEST_METHOD": None, "PATH_INFO": None},
     ],
     ids=str,
 )

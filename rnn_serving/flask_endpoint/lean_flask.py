@@ -20,6 +20,10 @@ class LeanFlask(Flask):
 
     session_interface = _NoSessions()
 
+    def ensure_sync(self, func):
+        """Take a view for what it is: none of an endpoint's is a coroutine."""
+        return func
+
     def create_url_adapter(self, request):
         """Find routes by path and method alone."""
         if request is None:

@@ -6,22 +6,17 @@ import os
 import socket
 import sys
 import time
-from datetime import datetime
-from http import HTTPStatus
-from types import SimpleNamespace
 
 import gevent
 import gevent.socket
-import orjson
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.arbiter import Arbiter
-from gunicorn.http import errors
 from gunicorn.workers.ggevent import GeventWorker
 
 from rnn_serving.command_line import UserError
-from rnn_serving.flask_endpoint.answer_socket import AnswerSocket
+from rnn_serving.flask_endpoint.http_connection import HTTPConnection
 from rnn_serving.flask_endpoint.native_threads import NativeThreads
 
 # Seconds: between two looks whether it is this worker's turn to take a connection, how long that is waited for (another
@@ -29,13 +24,6 @@ from rnn_serving.flask_endpoint.native_threads import NativeThreads
 LOOK_S, TURN_LIMIT_S, LINGER_S = 0.001, 0.05, 2.0
 # Seconds between two looks for a new version of the model.
 REFRESH_S = 1.0
-
-_STATUSES = {
-    errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
-    errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
-}
-_ERROR_HEAD = b"HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
 class GreenletWorker(GeventWorker):
@@ -56,13 +44,14 @@ class GreenletWorker(GeventWorker):
 
     def run(self):
         """Serve until told to stop, then finish what is in flight."""
-        self._clients, self._idle = {}, {}
+        self._connections, self._address = {}, self.sockets[0].getsockname()
         self._is_ready, self._stopping, self._failure = False, Event(), None
         server = _EvenServer(self.sockets[0], self._serve, Pool(self.worker_connections), self)
         server.start()
         model = gevent.spawn(self._keep_model)
         while self.alive:
             self.notify()
+            self._hang_up(socket.SHUT_RDWR, self.cfg.keepalive)
             self._stopping.wait(1.0)
         server.close()
         model.kill()
@@ -113,57 +102,26 @@ class GreenletWorker(GeventWorker):
 
     def _publish(self):
         if self._is_ready:
-            self.balance.publish(self.slot, len(self._clients))
+            self.balance.publish(self.slot, len(self._connections))
 
     def _serve(self, client, address):
         """Serve one connection to its end."""
-        greenlet, client = gevent.getcurrent(), AnswerSocket(fileno=client.detach())
-        self._clients[greenlet] = client
+        connection = HTTPConnection(client, address, self._address, self.wsgi, self._may_keep, self.log.answered)
+        self._connections[connection] = client
         self._publish()
-        # A file of its own keeps the connection open when the worker has closed it.
-        with client.makefile("rb", buffering=0):
-            try:
-                self.handle(self.sockets[0], client, address)
-            finally:
-                del self._clients[greenlet]
-                self._publish()
-            if self.alive:
-                _read_the_rest(client)
-
-    def handle_request(self, listener_name, req, sock, addr):
-        """Answer one request; without a model, leave it to the client to connect to a worker that has one."""
-        if not self._is_ready:
-            req.force_close()
         try:
-            super().handle_request(listener_name, req, sock, addr)
+            connection.serve()
+        except OSError:
+            return  # the client has gone
         finally:
-            sock.flush()
+            del self._connections[connection]
+            self._publish()
+        if self.alive:
+            _read_the_rest(client)
 
-    def handle_error(self, req, client, addr, exc):
-        """Answer and log what the application does not: a request that is no HTTP, or an error of our own."""
-        began = datetime.now()
-        if isinstance(exc, errors.ParseException):
-            status, message = _STATUSES.get(type(exc), HTTPStatus.BAD_REQUEST), f"{exc}; expected an HTTP/1.1 request"
-        else:
-            self.log.error("A connection failed", exc_info=exc)
-            status, message = HTTPStatus.INTERNAL_SERVER_ERROR, "internal error, see the server's log"
-        body = orjson.dumps({"error": message.replace("\r", "").replace("\n", " ")}, option=orjson.OPT_APPEND_NEWLINE)
-        response = SimpleNamespace(status_code=status.value, headers=[], sent=len(body))
-        environ = {"REMOTE_ADDR": addr[0], "REQUEST_METHOD": getattr(req, "method", None)}
-        self.log.access(response, req, environ | {"PATH_INFO": getattr(req, "path", None)}, datetime.now() - began)
-        with contextlib.suppress(OSError), gevent.Timeout(LINGER_S, False):
-            client.sendall(_ERROR_HEAD % (status.value, status.phrase.encode(), len(body)) + body)
-
-    @contextlib.contextmanager
-    def timeout_ctx(self):
-        """Wait for a connection's next request."""
-        greenlet = gevent.getcurrent()
-        self._idle[greenlet] = self._clients[greenlet]
-        try:
-            with gevent.Timeout(self.cfg.keepalive, False):
-                yield
-        finally:
-            del self._idle[greenlet]
+    def _may_keep(self):
+        """Return whether a client may go on; without a model, it has to connect to a worker that has one."""
+        return self.alive and self._is_ready
 
     def _finish(self, pool):
         """Wait for what is in flight; a connection that is idle may bring one more request for a moment."""
@@ -171,15 +129,17 @@ class GreenletWorker(GeventWorker):
         while len(pool) and time.monotonic() < deadline:
             self.notify()
             if time.monotonic() > lingering_until:
-                self._hang_up()
+                self._hang_up(socket.SHUT_RD)
             pool.join(0.1)
 
-    def _hang_up(self):
-        """End the wait for a request as the clients' own end would."""
-        for client in self._idle.values():
-            # gevent's own shutdown would raise in the greenlet that waits.
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(client.fileno())) as twin:
-                twin.shutdown(socket.SHUT_RD)
+    def _hang_up(self, how, waiting_s=0.0):
+        """Shut down (`how`: socket.SHUT_...) what clients have let the worker wait for so long."""
+        now = time.monotonic()
+        for connection, client in self._connections.items():
+            if connection.waiting_since is not None and now - connection.waiting_since >= waiting_s:
+                # gevent's own shutdown would raise in the greenlet that waits.
+                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(client.fileno())) as twin:
+                    twin.shutdown(how)
 
 
 def _read_the_rest(client):
