@@ -236,11 +236,9 @@ def softmax_of(scores):
     scores = scores if scores.dtype.kind == "f" else scores.astype(np.float64)
     if not scores.size or not scores.ndim:
         return np.ones_like(scores)
-    with np.errstate(invalid="ignore"):
-        probabilities = softmax(scores)
-    if np.isnan(probabilities).any():
+    if not np.isfinite(scores.max(axis=-1)).all():
         abort(422, "the model's scores for 'data' are not finite; expected numbers that it was trained on")
-    return probabilities
+    return softmax(scores)
 
 
 def softmax(logits):

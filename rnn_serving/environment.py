@@ -13,6 +13,7 @@ PACKAGES = (
     "werkzeug",
     "gunicorn",
     "gevent",
+    "httptools",
     "orjson",
     "requests",
     "grpcio",

@@ -120,6 +120,34 @@ def test_it_stops_with_status_0_while_clients_keep_idle_connections_and_leaves_n
     assert not list(tmp_path.iterdir())
 
 
+SHORT_KEEP_ALIVE = """
+import sys, flask_server
+from rnn_serving.flask_endpoint import gunicorn_server
+gunicorn_server.KEEP_ALIVE_S = 1
+sys.exit(flask_server.main(sys.argv[1:]))
+"""
+
+
+def test_clients_that_send_nothing_or_take_nothing_are_hung_up_on(model_path):
+    command = [sys.executable, "-c", SHORT_KEEP_ALIVE, "--model_path", str(model_path), "--port", "0"]
+    with started(*command, ready=r"ready on (http://\S+/)") as server, contextlib.ExitStack() as stack:
+        address = urlsplit(server.ready[1])
+        silent, half, deaf = (
+            stack.enter_context(socket.create_connection((address.hostname, address.port), timeout=20))
+            for _ in range(3)
+        )
+        half.sendall(b"GET / HTTP/1.1\r\nX:")
+        # More answers than the buffers of both sides hold.
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with contextlib.suppress(ConnectionError):
+            deaf.sendall(b"GET / HTTP/1.1\r\n\r\n" * 2000)
+            wait_until(lambda: deaf.send(b"\r\n") and False)
+        assert silent.recv(1) == b""
+        assert half.recv(1) == b""
+        with kept_alive(server.ready[1], 1):
+            pass
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_it_can_be_stopped_while_the_model_is_loading(model_path, tmp_path, how):
     command = [sys.executable, "flask_server.py", "--model_path", str(model_path), "--port", "0"]

@@ -198,7 +198,11 @@ class HTTPConnection:
         head = f"HTTP/1.1 {status}\r\n{_general_headers(int(time.time()), keeps)}{lines}\r\n".encode("latin-1")
         has_body = environ.get("REQUEST_METHOD") != "HEAD" and code not in _BODILESS
         self.waiting_since = time.monotonic()
-        self._socket.sendall(head + body if has_body else head)
+        answer = head + body if has_body else head
+        # gevent's sendall asks the system for the size of its buffer first.
+        sent = self._socket.send(answer)
+        if sent < len(answer):
+            self._socket.sendall(answer[sent:])
         self.waiting_since = None
         self._log(environ, code, headers, len(body), seconds)
 

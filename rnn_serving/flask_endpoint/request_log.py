@@ -14,16 +14,18 @@ _MAX_BYTES = 2**63 - 1
 class RequestLog(Logger):
     """gunicorn's logger; `accesslog` turns on the line, in JSON on stdout."""
 
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self._writes_lines = bool(cfg.accesslog)
+
     def answered(self, environ, status, headers, size, seconds):
         """Count and time a request, and write its line."""
         # Imported here, in a worker: the metrics of the workers begin with the first import.
         from rnn_serving.flask_endpoint import metrics
 
         path = environ.get("PATH_INFO", "")
-        label = path if path in _PATHS else "other"
-        metrics.REQUESTS.labels(label, str(status)).inc()
-        metrics.SECONDS.labels(label).observe(seconds)
-        if self.cfg.accesslog:
+        metrics.count_request(path if path in _PATHS else "other", status, seconds)
+        if self._writes_lines:
             sys.stdout.write(_line(environ, path, status, headers, size, seconds))
             sys.stdout.flush()
 

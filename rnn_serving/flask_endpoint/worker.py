@@ -22,6 +22,9 @@ from rnn_serving.flask_endpoint.native_threads import NativeThreads
 # Seconds: between two looks whether it is this worker's turn to take a connection, how long that is waited for (another
 # worker may hang), and how long a kept connection may still bring a request once the worker has been told to stop.
 LOOK_S, TURN_LIMIT_S, LINGER_S = 0.001, 0.05, 2.0
+# New objects until the collector looks at them (and how many such looks until it looks at older ones): a request leaves
+# no cycles, but the lists that its numbers come in would set the collector off every time.
+GC_THRESHOLDS = (50_000, 10, 10)
 # Seconds between two looks for a new version of the model.
 REFRESH_S = 1.0
 
@@ -77,6 +80,7 @@ class GreenletWorker(GeventWorker):
         # What has been loaded stays: the collector need not look at a million objects of TensorFlow's again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         self._is_ready = True
         self._publish()
         self.app.model_is_loaded()

@@ -1,0 +1,220 @@
+import json
+import logging
+import socket
+import threading
+from types import SimpleNamespace
+
+import pytest
+from test_flask_fuzzing import chunked
+
+from rnn_serving.flask_endpoint import http_connection
+from rnn_serving.flask_endpoint.http_connection import HTTPConnection
+
+LIMIT_S = 10
+
+
+def echo(environ, start_response):
+    """Answer what was asked, and with what body."""
+    body = environ["wsgi.input"].read()
+    said = {key: value for key, value in environ.items() if isinstance(value, str)} | {"body": body.decode()}
+    content = json.dumps(said).encode()
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(content)))])
+    return [content]
+
+
+def ignore(environ, start_response):
+    """Answer without a look at the body."""
+    start_response("404 Not Found", [("Content-Length", "0")])
+    return []
+
+
+def fail(environ, start_response):
+    raise RuntimeError("secret")
+
+
+def served(app, sock, may_keep=lambda: True):
+    """Serve a connection; return what was logged of it."""
+    logged = []
+    connection = HTTPConnection(sock, ("1.2.3.4", 5), ("5.6.7.8", 9), app, may_keep, lambda *line: logged.append(line))
+    with sock:
+        connection.serve()
+        # What a worker does, too: a connection closed with something unread loses the last answer.
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(2**16):
+            pass
+    return logged
+
+
+def exchange(content, app=echo, **options):
+    """Return all that is answered to some bytes after which the client sends no more, and what was logged."""
+    client, server = socket.socketpair()
+    result = SimpleNamespace()
+    thread = threading.Thread(target=lambda: setattr(result, "logged", served(app, server, **options)))
+    with client:
+        client.settimeout(LIMIT_S)
+        thread.start()
+        client.sendall(content)
+        client.shutdown(socket.SHUT_WR)
+        answered = client.makefile("rb").read()
+        thread.join(LIMIT_S)
+    return answered, result.logged
+
+
+def environ_of(*lines, body=b""):
+    """Return what the application was told of a request."""
+    answered, _ = exchange(b"\r\n".join([*lines, b"", body]))
+    return json.loads(answered.partition(b"\r\n\r\n")[2])
+
+
+def test_an_application_is_told_all_of_a_request():
+    environ = environ_of(b"POST /a%20b?c=d%20e#f HTTP/1.1", b"Content-Length: 2", b"X-A: 1", b"x-a: 2", body=b"hi")
+    expected = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/a b",
+        "QUERY_STRING": "c=d%20e",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "CONTENT_LENGTH": "2",
+        "HTTP_X_A": "1,2",
+        "REMOTE_ADDR": "1.2.3.4",
+        "REMOTE_PORT": "5",
+        "SERVER_NAME": "5.6.7.8",
+        "SERVER_PORT": "9",
+        "SCRIPT_NAME": "",
+        "wsgi.url_scheme": "http",
+        "body": "hi",
+    }
+    assert environ == expected
+
+
+def test_a_header_that_could_pass_for_another_is_dropped():
+    assert environ_of(b"GET / HTTP/1.1", b"X_A: wrong", b"X-A: right")["HTTP_X_A"] == "right"
+
+
+@pytest.mark.parametrize("address", [b"http://x/a?b", b"/a?b"])
+def test_an_address_may_be_whole(address):
+    environ = environ_of(b"GET " + address + b" HTTP/1.1")
+    assert (environ["PATH_INFO"], environ["QUERY_STRING"]) == ("/a", "b")
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [70_000, 1, 200_000]])
+def test_a_body_may_come_in_chunks(sizes):
+    chunks = [b"x" * size for size in sizes]
+    body = chunked(*chunks).replace(b"0\r\n\r\n", b"0\r\nTrailer: ignored\r\n\r\n")
+    assert environ_of(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked", body=body)["body"] == "x" * sum(sizes)
+
+
+@pytest.mark.parametrize(
+    ("lines", "connection"),
+    [
+        ([b"GET / HTTP/1.1"], b"keep-alive"),
+        ([b"GET / HTTP/1.1", b"Connection: close"], b"close"),
+        ([b"GET / HTTP/1.0"], b"close"),
+        ([b"GET / HTTP/1.0", b"Connection: keep-alive"], b"keep-alive"),
+        ([b"GET / HTTP/1.1", b"Connection: Upgrade", b"Upgrade: h2c"], b"close"),
+    ],
+)
+def test_a_connection_is_kept_if_the_client_can_use_it_again(lines, connection):
+    answered, _ = exchange(b"\r\n".join([*lines, b"", b""]))
+    assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nConnection: " + connection + b"\r\n" in answered
+
+
+def test_a_server_that_ends_keeps_no_connection():
+    answered, logged = exchange(b"GET / HTTP/1.1\r\n\r\n" * 2, may_keep=lambda: False)
+    assert b"Connection: close" in answered
+    assert len(logged) == 1
+
+
+def test_a_head_is_all_of_an_answer_but_its_body():
+    answered, _ = exchange(b"HEAD / HTTP/1.1\r\n\r\n")
+    head, _, body = answered.partition(b"\r\n\r\n")
+    assert b"Content-Length: " in head
+    assert body == b""
+
+
+def test_an_answer_that_does_not_wait_for_the_body_ends_the_connection():
+    answered, logged = exchange(b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + b"x" * 70_000, ignore)
+    assert answered.startswith(b"HTTP/1.1 404 Not Found\r\n")
+    assert b"Connection: close" in answered
+    assert [line[1] for line in logged] == [404]
+
+
+def test_what_looks_like_a_request_in_a_body_that_nobody_reads_is_none():
+    request = b"POST / HTTP/1.1\r\nContent-Length: 18\r\n\r\nGET / HTTP/1.1\r\n\r\n"
+    assert len(exchange(request * 3, ignore)[1]) == 3
+
+
+REFUSED = {
+    "a long address": (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\n\r\n", 414),
+    "an address without an end": (b"GET /" + b"a" * 200_000, 431),
+    "a header without an end": (b"GET / HTTP/1.1\r\nX: " + b"a" * 200_000, 431),
+    "many headers": (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 101 + b"\r\n", 431),
+    "an unknown expectation": (b"GET / HTTP/1.1\r\nExpect: odd\r\n\r\n", 417),
+    "an upgrade with a body": (
+        b"POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nhi",
+        400,
+    ),
+    "another coding": (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
+    "chunks of HTTP/1.0": (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "another version": (b"GET / HTTP/0.9\r\n\r\n", 400),
+    "a tunnel": (b"CONNECT x:80 HTTP/1.1\r\n\r\n", 400),
+    "no address": (b"GET :x HTTP/1.1\r\n\r\n", 400),
+    "no HTTP": (b"\x16\x03\x01\r\n\r\n", 400),
+}
+
+
+@pytest.mark.parametrize(("content", "status"), REFUSED.values(), ids=REFUSED)
+def test_what_is_no_request_is_refused_after_those_before_it_are_answered(content, status):
+    answered, logged = exchange(b"GET / HTTP/1.1\r\n\r\n" + content)
+    assert [line[1] for line in logged] == [200, status]
+    error = json.loads(answered.rpartition(b"\r\n\r\n")[2])
+    assert list(error) == ["error"]
+    assert "expected" in error["error"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"5\r\nab", b"5\r\nabcdexx", b"zz\r\n", b"1;" + b"x" * 200_000, b"0\r\nX: " + b"x" * 200_000],
+    ids=["cut off", "too long a chunk", "no size", "extension without an end", "trailer without an end"],
+)
+def test_a_body_that_is_no_chunked_encoding_is_an_error_of_reading(body):
+    raised = []
+
+    def read(environ, start_response):
+        with pytest.raises(OSError, match="cut off|expected") as error:
+            environ["wsgi.input"].read(10_000_000)
+        raised.append(error)
+        return ignore(environ, start_response)
+
+    answered, logged = exchange(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + body, read)
+    assert len(raised) == 1
+    assert answered.startswith(b"HTTP/1.1 404")
+    assert len(logged) == 1
+
+
+def test_a_body_that_stalls_is_a_time_out(monkeypatch):
+    monkeypatch.setattr(http_connection, "BODY_TIMEOUT_S", 0.05)
+    raised = []
+
+    def read(environ, start_response):
+        with pytest.raises(TimeoutError, match="no more of it came for 0.05 s") as error:
+            environ["wsgi.input"].read()
+        raised.append(error)
+        return ignore(environ, start_response)
+
+    client, server = socket.socketpair()
+    thread = threading.Thread(target=served, args=(read, server))
+    with client:
+        thread.start()
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab")
+        assert client.makefile("rb").read().startswith(b"HTTP/1.1 404")
+    thread.join(LIMIT_S)
+    assert len(raised) == 1
+
+
+def test_an_application_that_fails_is_a_500_without_a_word_of_why(caplog):
+    with caplog.at_level(logging.CRITICAL):
+        answered, logged = exchange(b"GET / HTTP/1.1\r\n\r\n" * 2, fail)
+    assert answered.startswith(b"HTTP/1.1 500 ")
+    assert b"secret" not in answered
+    assert len(logged) == 1
