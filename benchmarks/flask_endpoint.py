@@ -31,7 +31,7 @@ from rnn_serving.load_generator import HTTPTarget, LoadGenerator
 # TensorFlow is imported inside functions: the process of the load generator imports this script as well.
 
 MANY_CALLERS, MANY_IMAGES = 32, 128
-# Seconds: one turn of load, and the load before it that does not count.
+# Seconds: a turn of load, and the load before it that does not count, in which the other server ends what it still has.
 TURN_S, WARM_UP_S = 4.0, 1.0
 WRK_SCRIPT = """wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
@@ -194,9 +194,12 @@ def measure_load(args, load, urls):
 
 def load_figures(args, load, urls, callers):
     """Return the figures of a number of callers."""
-    for url in urls.values():
+
+    def turn(url):
         load.run(url, callers, WARM_UP_S)
-    speeds = in_turns(args.rounds, {name: lambda of=url: load.run(of, callers, TURN_S) for name, url in urls.items()})
+        return load.run(url, callers, TURN_S)
+
+    speeds = in_turns(args.rounds, {name: lambda of=url: turn(of) for name, url in urls.items()})
     title, figures = f"{callers} caller{'s' if callers > 1 else ''}", []
     for what, unit in (("throughput_rps", "requests/s"), ("p50_ms", "p50, ms"), ("p99_ms", "p99, ms")):
         values = {name: [getattr(speed, what) for speed in runs] for name, runs in speeds.items()}
