@@ -2,7 +2,7 @@
 
     python benchmarks/breakdown.py --data_dir data/mnist --model_path exports/mnist --json reports/breakdown.json
 
-Asks for one image at a time by every route of benchmarks/batches.py. Starts and stops every server itself. Prints the
+Asks for one image at a time by every route of benchmarks/routes.py. Starts and stops every server itself. Prints the
 table; with --json writes it, and the bars beside it as .svg.
 An answer that is missing, or is not the bare model's, is an error. Nothing else may run meanwhile.
 """
@@ -14,22 +14,9 @@ import time
 
 import numpy as np
 import requests
-from batches import (
-    TIMEOUT_S,
-    Answers,
-    add_flags,
-    as_svg,
-    content,
-    describe_run,
-    described,
-    direct_session,
-    open_model,
-    open_routes,
-    pyplot,
-    report,
-    with_quick,
-)
-from figures import about, in_turns
+from figures import about, describe_run, in_turns
+from routes import TIMEOUT_S, Answers, content, direct_session, open_model, open_routes
+from tables import add_flags, as_svg, described, pyplot, report, with_quick
 from tqdm import tqdm
 
 from rnn_serving import command_line, dataset, processes

@@ -1,9 +1,11 @@
 """What the benchmarks measure: figures, by rounds that alternate, as a table."""
 
+import os
 import statistics
 import time
 from dataclasses import dataclass
 
+from rnn_serving import dataset, environment
 from rnn_serving.command_line import UserError
 
 # Of one call, in each round.
@@ -60,6 +62,18 @@ def check_errors(errors):
     """Raise UserError if there are any: a figure without them would be too good."""
     if errors:
         raise UserError(f"{len(errors)} requests failed, the first with {errors[0]}; expected an answer to each")
+
+
+def describe_run(args, test):
+    """Return what the figures depend on; `load_average` of the last minute is other programs' at the start."""
+    return {
+        "dataset": dataset.dataset_name(args.data_dir),
+        "num_tests": len(test),
+        "rounds": args.rounds,
+        "load_average": os.getloadavg()[0],
+        "machine": environment.machine(),
+        "versions": environment.versions(),
+    }
 
 
 def about(conditions):

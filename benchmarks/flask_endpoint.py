@@ -10,7 +10,6 @@ Nothing else may run meanwhile: the two sides of a ratio do not suffer alike fro
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import orjson
 import requests
-from figures import Figure, about, check_errors, in_turns, markdown_table, median_call_ms, ratios
+from figures import Figure, about, check_errors, describe_run, in_turns, markdown_table, median_call_ms, ratios
 
-from rnn_serving import command_line, dataset, environment, files, processes
+from rnn_serving import command_line, dataset, files, processes
 from rnn_serving.command_line import UserError
 from rnn_serving.load_generator import HTTPTarget, LoadGenerator
 
@@ -49,7 +48,7 @@ def main(argv=None):
     args = parse_arguments(argv)
     processes.end_on_sigterm()
     test = dataset.load_test_images(args.data_dir, args.num_tests)
-    conditions = describe_run(args, test)
+    conditions = describe_run(args, test) | describe_load(args)
     bodies = [orjson.dumps({"data": image}, option=orjson.OPT_SERIALIZE_NUMPY) for image in test.images]
     with contextlib.ExitStack() as stack:
         load = stack.enter_context(Wrk(bodies) if shutil.which("wrk") else OwnLoad(bodies))
@@ -83,18 +82,9 @@ def parse_arguments(argv):
     return parser.parse_args(argv)
 
 
-def describe_run(args, test):
-    """Return what the figures depend on; `load_average` of the last minute is other programs' at the start."""
-    return {
-        "dataset": dataset.dataset_name(args.data_dir),
-        "num_tests": len(test),
-        "rounds": args.rounds,
-        "workers": args.workers,
-        "load": "wrk" if shutil.which("wrk") else "rnn_serving.load_generator",
-        "load_average": os.getloadavg()[0],
-        "machine": environment.machine(),
-        "versions": environment.versions(),
-    }
+def describe_load(args):
+    """Return what these figures depend on beside what all benchmarks' do."""
+    return {"workers": args.workers, "load": "wrk" if shutil.which("wrk") else "rnn_serving.load_generator"}
 
 
 @dataclass

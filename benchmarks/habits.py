@@ -19,28 +19,24 @@ import grpc
 import numpy as np
 import orjson
 import requests
-from batches import (
+from breakdown import serving
+from figures import about, describe_run, in_turns, ratios
+from routes import (
     CHANNEL_OPTIONS,
     JSON_HEADERS,
     NO_PROXY,
     PREDICT,
     TIMEOUT_S,
     Answers,
-    add_flags,
     content,
-    describe_run,
-    described,
     direct_session,
     flask_route,
     grpc_route,
     open_model,
     open_model_server,
-    report,
     to_json,
-    with_quick,
 )
-from breakdown import serving
-from figures import about, in_turns, ratios
+from tables import add_flags, described, report, with_quick
 from tqdm import tqdm
 
 from rnn_serving import command_line, dataset, processes
@@ -96,7 +92,7 @@ class Habit:
 
     @classmethod
     def of(cls, group, name, route, size=1):
-        """Return the habit to ask by a `batches.Route`."""
+        """Return the habit to ask by a `routes.Route`."""
         route = replace(route, name=f"{group}, {name}")
         return cls(group, name, route.kind, lambda images: route.ask(images)[0], size)
 

@@ -18,9 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from figures import Figure, about, check_errors, in_turns, markdown_table, median_call_ms, ratios
+from figures import Figure, about, check_errors, describe_run, in_turns, markdown_table, median_call_ms, ratios
 
-from rnn_serving import command_line, dataset, environment, exports, files, latency, processes
+from rnn_serving import command_line, dataset, exports, files, latency, processes
 from rnn_serving.command_line import UserError
 from rnn_serving.load_generator import TIMEOUT_S, GRPCTarget, LoadGenerator
 
@@ -45,7 +45,7 @@ def main(argv=None):
     processes.end_on_sigterm()
     os.environ.setdefault("TFSERVING", "python")
     test = dataset.load_test_images(args.data_dir, args.num_tests)
-    conditions = describe_run(args, test)
+    conditions = describe_run(args, test) | describe_batching(args)
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="model-server-")))
         base = copied_export(args.model_path, directory / "plain" / MODEL_NAME)
@@ -260,19 +260,10 @@ def served_version(address):
         return version
 
 
-def describe_run(args, test):
-    """Return what the figures depend on; `load_average` of the last minute is other programs' at the start."""
-    return {
-        "dataset": dataset.dataset_name(args.data_dir),
-        "num_tests": len(test),
-        "rounds": args.rounds,
-        "batching": {
-            name: vars(args)[name] for name in ("max_batch_size", "batch_timeout_micros", "num_batch_threads")
-        },
-        "load_average": os.getloadavg()[0],
-        "machine": environment.machine(),
-        "versions": environment.versions(),
-    }
+def describe_batching(args):
+    """Return what these figures depend on beside what all benchmarks' do."""
+    flags = ("max_batch_size", "batch_timeout_micros", "num_batch_threads")
+    return {"batching": {name: vars(args)[name] for name in flags}}
 
 
 if __name__ == "__main__":

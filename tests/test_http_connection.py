@@ -109,6 +109,7 @@ def test_a_body_may_come_in_chunks(sizes):
         ([b"GET / HTTP/1.1"], b"keep-alive"),
         ([b"GET / HTTP/1.1", b"Connection: close"], b"close"),
         ([b"GET / HTTP/1.0"], b"close"),
+        ([b"GET / HTTP/1.0", b"Expect: odd"], b"close"),
         ([b"GET / HTTP/1.0", b"Connection: keep-alive"], b"keep-alive"),
         ([b"GET / HTTP/1.1", b"Connection: Upgrade", b"Upgrade: h2c"], b"close"),
     ],

@@ -55,6 +55,22 @@ def _benchmarks_are_importable(monkeypatch):
 
 
 @pytest.fixture
+def routes():
+    """benchmarks/routes.py as a module."""
+    import routes
+
+    return routes
+
+
+@pytest.fixture
+def tables():
+    """benchmarks/tables.py as a module."""
+    import tables
+
+    return tables
+
+
+@pytest.fixture
 def batches():
     """benchmarks/batches.py as a module."""
     import batches
@@ -79,10 +95,10 @@ def habits():
 
 
 @pytest.fixture
-def answers(batches, export_base, test_images):
+def answers(routes, export_base, test_images):
     """The `Answers` of the small model to 5 images."""
     with ServedModel(export_base) as model:
-        yield batches.Answers(model, test_images.images[:5])
+        yield routes.Answers(model, test_images.images[:5])
 
 
 def test_the_parts_add_up_to_the_whole(breakdown):
@@ -141,8 +157,8 @@ def test_an_answer_that_is_not_the_models_is_an_error(batches, answers):
     assert batches.images_per_second("", "logits", answers.call_model, answers, answers.batches(2), 0.01) > 0
 
 
-def test_a_request_without_an_answer_is_an_error(batches):
-    route = batches.flask_route("a route", "http://127.0.0.1:9/", batches.direct_session())
+def test_a_request_without_an_answer_is_an_error(routes):
+    route = routes.flask_route("a route", "http://127.0.0.1:9/", routes.direct_session())
     with pytest.raises(UserError, match="a route: .*expected an answer"):
         route.ask(np.zeros((1, 28, 28), np.float32))
 
@@ -165,11 +181,11 @@ def test_a_habit_is_compared_with_the_last_of_its_group_round_by_round(habits):
     ]
 
 
-def test_the_table_is_printed_and_written_with_the_picture_beside_it(breakdown, batches, tmp_path, capsys):
+def test_the_table_is_printed_and_written_with_the_picture_beside_it(breakdown, tables, tmp_path, capsys):
     rows = [["a server", 1.0, 2.0, 3.0, 4.0, 5.0, 15.0], ["another", 0.5, 1.0, 1.5, 2.0, 2.5, 7.5]]
     conditions = {"machine": {"cpu": "?"}, "versions": {"python": "3"}}
-    result = batches.described("title", breakdown.COLUMNS, rows, "note", conditions)
-    batches.report(result, tmp_path / "reports" / "breakdown.json", lambda: breakdown.bars(rows, "title"))
+    result = tables.described("title", breakdown.COLUMNS, rows, "note", conditions)
+    tables.report(result, tmp_path / "reports" / "breakdown.json", lambda: breakdown.bars(rows, "title"))
     assert json.loads((tmp_path / "reports" / "breakdown.json").read_text()) == {
         "title": "title",
         "columns": list(breakdown.COLUMNS),
@@ -181,12 +197,12 @@ def test_the_table_is_printed_and_written_with_the_picture_beside_it(breakdown, 
     assert all(f">{text}</text>" in picture for text in ("a server", "another", "15.00", "7.50"))
     printed = capsys.readouterr().out
     assert "| a server | 1.000 | 2.000 | 3.000 | 4.000 | 5.000 | 15.000 |" in printed
-    batches.report(result, None, lambda: pytest.fail("nothing is written without --json"))
+    tables.report(result, None, lambda: pytest.fail("nothing is written without --json"))
 
 
-def test_every_way_to_call_the_model_gives_the_same_answer(habits, batches, answers, export_base):
+def test_every_way_to_call_the_model_gives_the_same_answer(habits, routes, answers, export_base):
     with contextlib.ExitStack() as stack:
-        _, model = batches.open_model(stack, export_base)
+        _, model = routes.open_model(stack, export_base)
         ways = habits.model_habits(stack, model)
         assert [way.name for way in ways] == HABITS["model call"]
         for way in ways:

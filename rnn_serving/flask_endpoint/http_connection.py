@@ -13,6 +13,7 @@ from collections import deque
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
+import gevent
 import httptools
 import orjson
 
@@ -74,6 +75,8 @@ class HTTPConnection:
 
     def _next_request(self):
         """Return the next request, whose body may still be on its way; None if there is none."""
+        if self._requests:
+            gevent.sleep(0)  # the others' turn: a client that sends many requests ahead must not hold them up
         self.waiting_since = time.monotonic()
         while not self._requests:
             if self._refusal or not self._receive():
@@ -94,7 +97,8 @@ class HTTPConnection:
         except httptools.HttpParserError as error:
             self._fail(HTTPStatus.BAD_REQUEST, f"{error}; expected an HTTP/1.1 request")
         if self._received > MAX_HEAD_BYTES:
-            self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"expected at most {MAX_HEAD_BYTES} bytes of them")
+            message = f"the head, or a trailer, has more than {MAX_HEAD_BYTES} bytes; expected at most as many"
+            self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
         return True
 
     def _fail(self, status, message):
@@ -115,7 +119,8 @@ class HTTPConnection:
         """Take a header, or a trailer, which nobody asks for."""
         self._headers.append((name, value))
         if len(self._headers) > MAX_HEADERS:
-            self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"expected at most {MAX_HEADERS} headers")
+            message = f"the head has more than {MAX_HEADERS} headers; expected at most as many"
+            self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
 
     def on_headers_complete(self):
         """Let the application answer as soon as it is its turn; it can read the body while that is received."""
@@ -129,7 +134,8 @@ class HTTPConnection:
             if key:
                 environ[key] = f"{environ[key]},{text}" if key in environ else text
         if len(self._url) > MAX_URL_BYTES:
-            self._fail(HTTPStatus.REQUEST_URI_TOO_LONG, f"expected at most {MAX_URL_BYTES} bytes")
+            message = f"the address has {len(self._url)} bytes; expected at most {MAX_URL_BYTES}"
+            self._fail(HTTPStatus.REQUEST_URI_TOO_LONG, message)
         try:
             environ["PATH_INFO"], environ["QUERY_STRING"] = _path_and_query(self._url)
         except httptools.HttpParserError as error:
@@ -150,13 +156,15 @@ class HTTPConnection:
 
     def _check(self, environ, is_upgrade):
         """Refuse a request that is HTTP, but no such as can be answered here."""
-        coding, expectation = environ.get("HTTP_TRANSFER_ENCODING"), environ.get("HTTP_EXPECT")
+        coding = environ.get("HTTP_TRANSFER_ENCODING")
         if environ["SERVER_PROTOCOL"] not in ("HTTP/1.1", "HTTP/1.0"):
             self._fail(HTTPStatus.BAD_REQUEST, f"{environ['SERVER_PROTOCOL']}; expected HTTP/1.1")
+        if environ["SERVER_PROTOCOL"] == "HTTP/1.0":
+            environ.pop("HTTP_EXPECT", None)  # which was not known then
         if coding and (coding.lower() != "chunked" or environ["SERVER_PROTOCOL"] == "HTTP/1.0"):
             self._fail(HTTPStatus.BAD_REQUEST, f"Transfer-Encoding is {coding!r}; expected 'chunked', of HTTP/1.1")
-        if expectation and expectation.lower() != "100-continue":
-            self._fail(HTTPStatus.EXPECTATION_FAILED, f"Expect is {expectation!r}; expected '100-continue'")
+        if environ.get("HTTP_EXPECT", "100-continue").lower() != "100-continue":
+            self._fail(HTTPStatus.EXPECTATION_FAILED, f"Expect is {environ['HTTP_EXPECT']!r}; expected '100-continue'")
         if is_upgrade and (coding or environ.get("CONTENT_LENGTH", "0") != "0"):
             # The parser takes what follows for another protocol.
             self._fail(HTTPStatus.BAD_REQUEST, "Upgrade, with a body; expected HTTP/1.1 alone")
