@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import gevent
 import numpy as np
 import pytest
 
@@ -179,3 +180,9 @@ def grpc_address(export_base):
     """The address of a running model server with the small model."""
     with start_model_server(export_base) as server:
         yield server.ready[1]
+
+
+@pytest.fixture
+def loop_on_time():
+    """Set the clock of gevent's loop, which stands still while that does not run: time-outs would begin in the past."""
+    gevent.get_hub().loop.update_now()

@@ -11,6 +11,8 @@ from rnn_serving.flask_endpoint.batched_model import BatchedModel
 from rnn_serving.quiet_tensorflow import tf
 from rnn_serving.saved_model import ServedModel, TensorInfo
 
+pytestmark = pytest.mark.usefixtures("loop_on_time")
+
 LIMIT_S = 20
 
 

@@ -10,6 +10,8 @@ from rnn_serving.batching import ExpiredError, QueueFullError
 from rnn_serving.flask_endpoint.greenlet_batcher import GreenletBatcher
 from rnn_serving.flask_endpoint.native_threads import NativeThreads
 
+pytestmark = pytest.mark.usefixtures("loop_on_time")
+
 LIMIT_S = 10
 
 

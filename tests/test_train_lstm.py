@@ -1,6 +1,8 @@
 import csv
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,20 @@ QUICK = ("--training_steps", "4", "--num_hidden", "8", "--batch_size", "16", "--
 
 def train(data_dir, directory, *flags):
     return train_lstm.main(["--data_dir", str(data_dir), "--checkpoint_dir", str(directory), *QUICK, *flags])
+
+
+@pytest.fixture(scope="module")
+def trained_once(data_dir, tmp_path_factory):
+    """A finished run, not to be changed."""
+    directory = tmp_path_factory.mktemp("trained")
+    assert train(data_dir, directory) == 0
+    return directory
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """A finished run to do something to."""
+    return shutil.copytree(trained_once, tmp_path / "trained")
 
 
 def weights(directory):
@@ -98,25 +114,22 @@ def test_a_finished_run_says_so_and_exits_0(data_dir, tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags", [("--batch_size", "17"), ("--seed", "5"), ("--optimizer", "sgd"), ("--learning_rate", "0.5")]
 )
-def test_another_configuration_in_the_same_directory_is_refused_by_name(data_dir, tmp_path, flags):
-    train(data_dir, tmp_path)
+def test_another_configuration_in_the_same_directory_is_refused_by_name(data_dir, trained, flags):
     with pytest.raises(UserError, match=rf"{flags[0]} \S+ \(asked: {flags[1]}\).*--restart"):
-        train(data_dir, tmp_path, *flags)
+        train(data_dir, trained, *flags)
 
 
-def test_other_data_in_the_same_directory_is_refused_by_content(data_dir, tmp_path):
-    train(data_dir, tmp_path / "run")
+def test_other_data_in_the_same_directory_is_refused_by_content(trained, tmp_path):
     dataset.write_dataset(tmp_path / "digits", random_split(50), random_split(20))
     with pytest.raises(UserError, match="other data"):
-        train(tmp_path / "digits", tmp_path / "run")
+        train(tmp_path / "digits", trained)
 
 
-def test_restart_starts_over_and_deletes_only_what_training_wrote(data_dir, tmp_path):
-    train(data_dir, tmp_path)
-    (tmp_path / "notes.txt").write_text("mine")
-    assert train(data_dir, tmp_path, "--restart", "--seed", "3") == 0
-    assert checkpoint.read_run(tmp_path)["flags"]["seed"] == 3
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+def test_restart_starts_over_and_deletes_only_what_training_wrote(data_dir, trained):
+    (trained / "notes.txt").write_text("mine")
+    assert train(data_dir, trained, "--restart", "--seed", "3") == 0
+    assert checkpoint.read_run(trained)["flags"]["seed"] == 3
+    assert (trained / "notes.txt").read_text() == "mine"
 
 
 def test_init_from_takes_the_weights_of_another_checkpoint(data_dir, checkpoint_dir, tmp_path):
@@ -163,12 +176,11 @@ def test_a_typo_in_init_from_leaves_nothing_that_refuses_the_right_command(data_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", ["typo", "run"])
-def test_restart_deletes_nothing_before_the_new_start_is_known_to_be_there(data_dir, tmp_path, start):
-    train(data_dir, tmp_path / "run")
+@pytest.mark.parametrize("start", ["typo", "trained"])
+def test_restart_deletes_nothing_before_the_new_start_is_known_to_be_there(data_dir, trained, tmp_path, start):
     with pytest.raises(UserError):
-        train(data_dir, tmp_path / "run", "--restart", "--init_from", str(tmp_path / start))
-    assert checkpoint.read_run(tmp_path / "run")["step"] == 4
+        train(data_dir, trained, "--restart", "--init_from", str(tmp_path / start))
+    assert checkpoint.read_run(trained)["step"] == 4
 
 
 @pytest.mark.slow
@@ -191,11 +203,10 @@ def test_without_the_file_that_names_the_newest_checkpoint_it_is_found_all_the_s
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "not json", '{"flags": 1, "dataset": 2}'])
-def test_a_damaged_run_json_is_an_error_that_names_it(data_dir, tmp_path, content):
-    train(data_dir, tmp_path)
-    (tmp_path / "run.json").write_text(content)
+def test_a_damaged_run_json_is_an_error_that_names_it(data_dir, trained, content):
+    (trained / "run.json").write_text(content)
     with pytest.raises(UserError, match="run.json: damaged"):
-        train(data_dir, tmp_path)
+        train(data_dir, trained)
 
 
 def test_min_accuracy_decides_the_exit_status(data_dir, tmp_path, capsys):
@@ -252,10 +263,9 @@ def test_a_second_training_in_the_same_directory_is_refused_while_the_first_runs
         train(data_dir, tmp_path)
 
 
-def test_every_optimizer_and_schedule_trains(data_dir, tmp_path):
-    for name in train_lstm.OPTIMIZERS:
-        for schedule in ("cosine", "constant"):
-            assert train(data_dir, tmp_path / name / schedule, "--optimizer", name, "--schedule", schedule) == 0
+def test_every_optimizer_trains_and_so_does_every_schedule(data_dir, tmp_path):
+    for name, schedule in zip(train_lstm.OPTIMIZERS, itertools.cycle(("cosine", "constant"))):
+        assert train(data_dir, tmp_path / name, "--optimizer", name, "--schedule", schedule) == 0
 
 
 @pytest.mark.parametrize(

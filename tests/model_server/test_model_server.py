@@ -1,4 +1,5 @@
 import contextlib
+import logging
 import signal
 import socket
 import sys
@@ -9,6 +10,7 @@ import pytest
 from conftest import run_script, start_model_server, started
 
 from rnn_serving import checkpoint
+from rnn_serving.model_server.__main__ import main as model_server_main
 from rnn_serving.quiet_tensorflow import tf
 
 from tensorflow_serving.apis import (
@@ -209,10 +211,16 @@ def server_command(*flags):
         (["--model_config_file=/nonexistent/f"], "Error: NOT_FOUND: /nonexistent/f; No such file or directory"),
     ],
 )
-def test_a_command_line_that_cannot_be_served_ends_with_status_255(flags, message):
-    ended = server_command(*flags)
+def test_a_command_line_that_cannot_be_served_ends_with_status_255(flags, message, capsys, monkeypatch):
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # this process's log stays as it is
+    assert model_server_main(flags) == 255
+    assert message in capsys.readouterr().out
+
+
+def test_a_command_line_that_cannot_be_served_ends_the_process_without_a_traceback():
+    ended = server_command("--model_config_file=/nonexistent/f")
     assert ended.returncode == 255
-    assert message in ended.stdout
+    assert "Error: NOT_FOUND: /nonexistent/f; No such file or directory" in ended.stdout
     assert "Traceback" not in ended.stderr
 
 
