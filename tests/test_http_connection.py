@@ -1,3 +1,4 @@
+import contextlib
 import json
 import logging
 import socket
@@ -111,13 +112,26 @@ def test_a_body_may_come_in_chunks(sizes):
         ([b"GET / HTTP/1.0"], b"close"),
         ([b"GET / HTTP/1.0", b"Expect: odd"], b"close"),
         ([b"GET / HTTP/1.0", b"Connection: keep-alive"], b"keep-alive"),
-        ([b"GET / HTTP/1.1", b"Connection: Upgrade", b"Upgrade: h2c"], b"close"),
+        ([b"GET / HTTP/1.1", b"Connection: Upgrade", b"Upgrade: h2c"], b"keep-alive"),
     ],
 )
 def test_a_connection_is_kept_if_the_client_can_use_it_again(lines, connection):
     answered, _ = exchange(b"\r\n".join([*lines, b"", b""]))
     assert answered.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nConnection: " + connection + b"\r\n" in answered
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [(b"Content-Length: 200000", b"x" * 200_000), (b"Transfer-Encoding: chunked", chunked(b"x" * 200_000))],
+)
+def test_who_asks_for_another_protocol_is_answered_in_this_one(framing, body):
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n"
+    answered, logged = exchange(
+        (b"POST / HTTP/1.1\r\n" + upgrade + framing + b"\r\n\r\n" + body) * 2 + b"GET / HTTP/1.1\r\n\r\n"
+    )
+    assert [line[1] for line in logged] == [200, 200, 200]
+    assert answered.count(b"x" * 200_000) == 2
 
 
 def test_a_server_that_ends_keeps_no_connection():
@@ -151,10 +165,7 @@ REFUSED = {
     "a header without an end": (b"GET / HTTP/1.1\r\nX: " + b"a" * 200_000, 431),
     "many headers": (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 101 + b"\r\n", 431),
     "an unknown expectation": (b"GET / HTTP/1.1\r\nExpect: odd\r\n\r\n", 417),
-    "an upgrade with a body": (
-        b"POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nhi",
-        400,
-    ),
+    "a length of many digits": (b"POST / HTTP/1.1\r\nContent-Length: " + b"0" * 5000 + b"2\r\n\r\nhi", 400),
     "another coding": (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400),
     "chunks of HTTP/1.0": (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     "another version": (b"GET / HTTP/0.9\r\n\r\n", 400),
@@ -198,7 +209,7 @@ def test_a_body_that_stalls_is_a_time_out(monkeypatch):
     raised = []
 
     def read(environ, start_response):
-        with pytest.raises(TimeoutError, match="no more of it came for 0.05 s") as error:
+        with pytest.raises(TimeoutError, match="nothing came for 0.05 s") as error:
             environ["wsgi.input"].read()
         raised.append(error)
         return ignore(environ, start_response)
@@ -211,6 +222,54 @@ def test_a_body_that_stalls_is_a_time_out(monkeypatch):
         assert client.makefile("rb").read().startswith(b"HTTP/1.1 404")
     thread.join(LIMIT_S)
     assert len(raised) == 1
+
+
+def test_a_body_that_trickles_is_a_time_out_too(monkeypatch):
+    monkeypatch.setattr(http_connection, "BODY_TIMEOUT_S", 0.2)
+    raised = []
+
+    def read(environ, start_response):
+        with pytest.raises(TimeoutError, match="less than 1000 bytes a second") as error:
+            environ["wsgi.input"].read()
+        raised.append(error)
+        return ignore(environ, start_response)
+
+    client, server = socket.socketpair()
+    thread = threading.Thread(target=served, args=(read, server))
+    with client:
+        thread.start()
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 50000\r\n\r\n")
+        client.settimeout(0.05)
+        for _ in range(200):
+            client.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                assert client.recv(1000).startswith(b"HTTP/1.1 404")
+                break
+    thread.join(LIMIT_S)
+    assert len(raised) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError, BrokenPipeError])
+def test_a_log_that_cannot_be_written_ends_no_connection(error):
+    def log(*line):
+        raise error
+
+    client, server = socket.socketpair()
+    connection = HTTPConnection(server, ("", 0), ("", 0), echo, lambda: True, log)
+    thread = threading.Thread(target=connection.serve)
+    with client, server:
+        thread.start()
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n" * 3)
+        client.shutdown(socket.SHUT_WR)
+        thread.join(LIMIT_S)
+        server.shutdown(socket.SHUT_WR)
+        assert client.makefile("rb").read().count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_what_is_refused_is_logged_by_its_name():
+    _, logged = exchange(b"PUT /here HTTP/1.1\r\nExpect: odd\r\n\r\n")
+    [(environ, status, *_)] = logged
+    assert (environ["REQUEST_METHOD"], environ["PATH_INFO"], status) == ("PUT", "/here", 417)
 
 
 def test_an_application_that_fails_is_a_500_without_a_word_of_why(caplog):

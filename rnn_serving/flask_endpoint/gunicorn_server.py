@@ -1,6 +1,7 @@
 """Run a WSGI application in gunicorn's worker processes, from Python."""
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -18,8 +19,8 @@ from rnn_serving.flask_endpoint.balance import Balance
 GRACE_S, HUNG_S = 30, 60
 # Seconds an idle connection stays open: longer than a client's pause, so that it need not connect anew.
 KEEP_ALIVE_S = 75
-# Connections that one worker keeps open.
-MAX_CONNECTIONS = 4000
+# Connections that one worker keeps open, and files that it needs beside them.
+MAX_CONNECTIONS, OTHER_FILES = 4000, 200
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -75,7 +76,7 @@ class _Application(BaseApplication):
             "bind": f"fd://{listener.detach()}",
             "workers": workers,
             "worker_class": "rnn_serving.flask_endpoint.worker.GreenletWorker",
-            "worker_connections": MAX_CONNECTIONS,
+            "worker_connections": _connections_allowed(),
             "timeout": HUNG_S,
             "graceful_timeout": GRACE_S,
             "keepalive": KEEP_ALIVE_S,
@@ -120,6 +121,16 @@ class _Application(BaseApplication):
         from prometheus_client import multiprocess
 
         multiprocess.mark_process_dead(worker.pid)
+
+
+def _connections_allowed():
+    """Return how many connections a worker may keep, after its limit of open files is raised as far as that may be."""
+    wanted, limits = MAX_CONNECTIONS + OTHER_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (wanted if limit == resource.RLIM_INFINITY else limit for limit in limits)
+    if soft < wanted:
+        soft = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limits[1]))
+    return min(MAX_CONNECTIONS, max(1, soft - OTHER_FILES))
 
 
 class _GracefulArbiter(Arbiter):

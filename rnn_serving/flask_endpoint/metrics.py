@@ -16,7 +16,9 @@ _SECONDS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
 REQUESTS = Counter("flask_requests", "requests answered", ["path", "status"])
-SECONDS = Histogram("flask_request_seconds", "from the request's head to the answer's end", ["path"], buckets=_SECONDS)
+SECONDS = Histogram(
+    "flask_request_seconds", "from a request's head to its answer, not yet sent", ["path"], buckets=_SECONDS
+)
 BATCH_SIZE = Histogram("flask_batch_size", "rows of one model call", buckets=[2**power for power in range(11)])
 WORKERS = Gauge("flask_workers", "workers that serve a version", ["model", "version"], multiprocess_mode="livesum")
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import os
 import socket
 import sys
 import time
@@ -120,7 +119,7 @@ class GreenletWorker(GeventWorker):
         finally:
             del self._connections[connection]
             self._publish()
-        if self.alive:
+        if self.alive or connection.has_unread:
             _read_the_rest(client)
 
     def _may_keep(self):
@@ -141,9 +140,9 @@ class GreenletWorker(GeventWorker):
         now = time.monotonic()
         for connection, client in self._connections.items():
             if connection.waiting_since is not None and now - connection.waiting_since >= waiting_s:
-                # gevent's own shutdown would raise in the greenlet that waits.
-                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(client.fileno())) as twin:
-                    twin.shutdown(how)
+                # Not gevent's own shutdown, which would raise in the greenlet that waits.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(client._sock, how)
 
 
 def _read_the_rest(client):
