@@ -134,6 +134,11 @@ def test_who_asks_for_another_protocol_is_answered_in_this_one(framing, body):
     assert answered.count(b"x" * 200_000) == 2
 
 
+def test_any_number_of_requests_for_another_protocol_is_answered():
+    request = b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    assert len(exchange(request * 2000)[1]) == 2000
+
+
 def test_a_server_that_ends_keeps_no_connection():
     answered, logged = exchange(b"GET / HTTP/1.1\r\n\r\n" * 2, may_keep=lambda: False)
     assert b"Connection: close" in answered

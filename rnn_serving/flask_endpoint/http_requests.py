@@ -1,0 +1,175 @@
+"""Reads requests of HTTP/1.1 by httptools into what WSGI wants to know of them."""
+
+import functools
+from collections import deque
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import httptools
+
+# Limits of what has to be kept before a request can be asked: of all that precedes its body, and of its address.
+MAX_HEAD_BYTES, MAX_URL_BYTES, MAX_HEADERS = 2**16, 8190, 100
+# Digits of a Content-Length. Zeros may lead it, in any number, of which Python makes no integer any more.
+MAX_LENGTH_DIGITS = 20
+
+_UNNAMED = {"CONTENT_TYPE", "CONTENT_LENGTH"}
+
+
+class Refusal(NamedTuple):
+    """Why what came is no request that can be answered: an HTTPStatus, and what is known of it, as of a request."""
+
+    status: HTTPStatus
+    message: str
+    environ: dict
+
+
+class Request:
+    """A request: `body` is what has come and was not read yet, `size` what has come in all."""
+
+    __slots__ = ("body", "environ", "is_complete", "is_upgrade", "keeps", "reading_since", "size")
+
+    def __init__(self, environ, keeps):
+        self.environ, self.keeps = environ, keeps
+        self.body, self.size, self.is_complete, self.is_upgrade, self.reading_since = b"", 0, False, False, None
+
+    def head_of_body(self):
+        """Return a head that tells where the body ends, b"" if there is none."""
+        length = self.environ.get("CONTENT_LENGTH", "0")
+        if "HTTP_TRANSFER_ENCODING" in self.environ:
+            return b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        return f"POST / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode() if length.strip("0") else b""
+
+
+class RequestReader:
+    """Turns the bytes of a connection, fed as they come, into `requests`, a deque, until there is a `refusal`.
+
+    A request is there once its head is complete; its body grows while more is fed. `environ` is what all of them share.
+    """
+
+    def __init__(self, environ):
+        self._environ, self._parser = environ, httptools.HttpRequestParser(self)
+        self._held, self._request = 0, None
+        self.requests, self.refusal = deque(), None
+
+    def feed(self, data):
+        """Take what has come."""
+        self._held += len(data)
+        self._parse(data)
+        if self._held > MAX_HEAD_BYTES:
+            message = f"the head, or a trailer, has more than {MAX_HEAD_BYTES} bytes; expected at most as many"
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
+
+    def _parse(self, data):
+        try:
+            while data:
+                data = self._rest_of(data)
+        except httptools.HttpParserError as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, f"{error}; expected an HTTP/1.1 request")
+
+    def _rest_of(self, data):
+        """Parse up to where another protocol is asked for; return the rest, to be read as HTTP/1.1 all the same."""
+        try:
+            self._parser.feed_data(data)
+            return b""
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parser = httptools.HttpRequestParser(self)  # the one before has ended
+            return self._request.head_of_body() + data[upgrade.args[0] :]
+
+    def _refuse(self, status, message, environ=None):
+        """Remember the first reason to refuse what is being received."""
+        self.refusal = self.refusal or Refusal(status, message, environ or self._environ)
+
+    # What httptools calls
+
+    def on_message_begin(self):
+        """Begin a request."""
+        self._url, self._headers = b"", []
+
+    def on_url(self, part):
+        """Take the address, or a part of it."""
+        self._url += part
+
+    def on_header(self, name, value):
+        """Take a header, or a trailer, which nobody asks for."""
+        self._headers.append((name, value))
+        if len(self._headers) > MAX_HEADERS:
+            message = f"the head has more than {MAX_HEADERS} headers; expected at most as many"
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
+
+    def on_headers_complete(self):
+        """Let the application answer as soon as it is its turn; it can read the body while that is received."""
+        self._held = 0
+        environ, parser = self._environ.copy(), self._parser
+        if self._request and self._request.is_upgrade:
+            self._request.is_upgrade = False  # the head was read before
+            return
+        self._request = request = Request(environ, parser.should_keep_alive())
+        environ["REQUEST_METHOD"] = parser.get_method().decode()
+        environ["SERVER_PROTOCOL"] = "HTTP/" + parser.get_http_version()
+        for name, value in self._headers:
+            key, text = _environ_key(name), value.decode("latin-1")
+            if key:
+                environ[key] = f"{environ[key]},{text}" if key in environ else text
+        if len(self._url) > MAX_URL_BYTES:
+            message = f"the address has {len(self._url)} bytes; expected at most {MAX_URL_BYTES}"
+            self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, message, environ)
+        try:
+            environ["PATH_INFO"], environ["QUERY_STRING"] = _path_and_query(self._url)
+        except httptools.HttpParserError as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, f"{error}; expected the path of a page", environ)
+        self._check(environ)
+        request.is_upgrade = parser.should_upgrade() and bool(request.head_of_body())
+        if not self.refusal:
+            self.requests.append(request)
+
+    def on_body(self, part):
+        """Take a part of the body."""
+        self._held = 0
+        self._request.body += part
+        self._request.size += len(part)
+
+    def on_message_complete(self):
+        """End a request."""
+        self._held = 0
+        self._request.is_complete = not self._request.is_upgrade
+
+    def _check(self, environ):
+        """Refuse a request that is HTTP, but no such as can be answered here."""
+        coding = environ.get("HTTP_TRANSFER_ENCODING")
+        if environ["SERVER_PROTOCOL"] not in ("HTTP/1.1", "HTTP/1.0"):
+            self._refuse(HTTPStatus.BAD_REQUEST, f"{environ['SERVER_PROTOCOL']}; expected HTTP/1.1", environ)
+        if environ["SERVER_PROTOCOL"] == "HTTP/1.0":
+            environ.pop("HTTP_EXPECT", None)  # which was not known then
+        if coding and (coding.lower() != "chunked" or environ["SERVER_PROTOCOL"] == "HTTP/1.0"):
+            self._refuse(
+                HTTPStatus.BAD_REQUEST, f"Transfer-Encoding is {coding!r}; expected 'chunked', of HTTP/1.1", environ
+            )
+        if environ.get("HTTP_EXPECT", "100-continue").lower() != "100-continue":
+            self._refuse(
+                HTTPStatus.EXPECTATION_FAILED, f"Expect is {environ['HTTP_EXPECT']!r}; expected '100-continue'", environ
+            )
+        if len(environ.get("CONTENT_LENGTH", "")) > MAX_LENGTH_DIGITS:
+            message = f"Content-Length has more than {MAX_LENGTH_DIGITS} digits; expected at most as many"
+            self._refuse(HTTPStatus.BAD_REQUEST, message, environ)
+
+
+@functools.lru_cache(maxsize=256)
+def _environ_key(name):
+    """Return WSGI's key of a header; None for one that could pass for another, as that has '-' for '_'."""
+    key = name.decode("latin-1").upper()
+    if "_" in key:
+        return None
+    key = key.replace("-", "_")
+    return key if key in _UNNAMED else "HTTP_" + key
+
+
+@functools.lru_cache(maxsize=256)
+def _path_and_query(url):
+    """Return PATH_INFO and QUERY_STRING of a request's address, which may be whole, as proxies are sent it."""
+    if url.startswith(b"/"):
+        path, _, query = url.partition(b"#")[0].partition(b"?")
+    else:
+        parsed = httptools.parse_url(url)
+        path, query = parsed.path or b"", parsed.query or b""
+    return unquote_to_bytes(path).decode("latin-1"), query.decode("latin-1")
