@@ -209,12 +209,13 @@ def test_a_body_that_is_no_chunked_encoding_is_an_error_of_reading(body):
     assert len(logged) == 1
 
 
-def test_a_body_that_stalls_is_a_time_out(monkeypatch):
-    monkeypatch.setattr(http_connection, "BODY_TIMEOUT_S", 0.05)
+@contextlib.contextmanager
+def timed_out(message):
+    """Give a client whose body is read until that is a time-out with a message; the answer is 404 then."""
     raised = []
 
     def read(environ, start_response):
-        with pytest.raises(TimeoutError, match="nothing came for 0.05 s") as error:
+        with pytest.raises(TimeoutError, match=message) as error:
             environ["wsgi.input"].read()
         raised.append(error)
         return ignore(environ, start_response)
@@ -223,26 +224,21 @@ def test_a_body_that_stalls_is_a_time_out(monkeypatch):
     thread = threading.Thread(target=served, args=(read, server))
     with client:
         thread.start()
-        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab")
-        assert client.makefile("rb").read().startswith(b"HTTP/1.1 404")
+        yield client
     thread.join(LIMIT_S)
     assert len(raised) == 1
 
 
+def test_a_body_that_stalls_is_a_time_out(monkeypatch):
+    monkeypatch.setattr(http_connection, "BODY_TIMEOUT_S", 0.05)
+    with timed_out("nothing came for 0.05 s") as client:
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nab")
+        assert client.makefile("rb").read().startswith(b"HTTP/1.1 404")
+
+
 def test_a_body_that_trickles_is_a_time_out_too(monkeypatch):
     monkeypatch.setattr(http_connection, "BODY_TIMEOUT_S", 0.2)
-    raised = []
-
-    def read(environ, start_response):
-        with pytest.raises(TimeoutError, match="less than 1000 bytes a second") as error:
-            environ["wsgi.input"].read()
-        raised.append(error)
-        return ignore(environ, start_response)
-
-    client, server = socket.socketpair()
-    thread = threading.Thread(target=served, args=(read, server))
-    with client:
-        thread.start()
+    with timed_out("less than 1000 bytes a second") as client:
         client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 50000\r\n\r\n")
         client.settimeout(0.05)
         for _ in range(200):
@@ -250,8 +246,6 @@ def test_a_body_that_trickles_is_a_time_out_too(monkeypatch):
             with contextlib.suppress(TimeoutError):
                 assert client.recv(1000).startswith(b"HTTP/1.1 404")
                 break
-    thread.join(LIMIT_S)
-    assert len(raised) == 1
 
 
 @pytest.mark.parametrize("error", [ValueError, BrokenPipeError])
