@@ -113,7 +113,7 @@ def test_a_model_that_fails_answers_json_without_a_traceback():
     assert "secret" not in answer.text
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_what_is_in_flight_is_finished_before_it_stops_with_status_0(export_base, how):
     body = json.dumps({"data": IMAGE}).encode()
     head = ["POST / HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}", "", ""]
@@ -144,6 +144,7 @@ def test_several_workers_print_one_line_and_all_answer(export_base):
         assert server.output().count("ready on") == 1
 
 
+@pytest.mark.slow
 def test_one_version_can_be_named(export, tmp_path):
     base = export(export(tmp_path / "mnist"))
     with start_flask(base / "1") as server:

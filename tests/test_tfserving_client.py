@@ -147,6 +147,7 @@ def test_keys_that_classify_would_ignore_are_refused(capsys):
     assert "--input_key and --output_key are for --method predict" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_as_a_script_an_error_is_one_line(data_dir):
     ended = run_script("tfserving_client.py", "--data_dir", data_dir, "--port", "9", "--timeout", "2")
     assert ended.returncode == 1

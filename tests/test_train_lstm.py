@@ -74,6 +74,7 @@ def test_a_checkpoint_holds_model_optimizer_step_and_data_position(data_dir, tmp
         assert any(name.startswith(part) for name in names), part
 
 
+@pytest.mark.slow
 def test_training_killed_goes_on_and_ends_with_the_weights_of_an_uninterrupted_run(data_dir, tmp_path):
     # Batches of 500 of 1437 images: the run crosses the end of an epoch on both sides of the kill.
     flags = ["--training_steps", "60", "--num_hidden", "16", "--batch_size", "500", "--save_step", "5", "--augment"]

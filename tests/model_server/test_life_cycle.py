@@ -152,6 +152,7 @@ def test_a_warm_up_that_fails_is_a_load_that_fails(base, logs, code, message):
         assert message in asker.error(2)[1]
 
 
+@pytest.mark.slow
 def test_a_warm_up_file_that_is_no_tfrecord_is_data_loss(base):
     (base / "1" / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"not a TFRecord at all")
     command = [
@@ -167,6 +168,7 @@ def test_a_warm_up_file_that_is_no_tfrecord_is_data_loss(base):
         assert "Please verify your warmup data is in TFRecord format." in server.output()
 
 
+@pytest.mark.slow
 def test_a_warm_up_that_is_switched_off_is_not_read(base):
     (base / "1" / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"not a TFRecord at all")
     with start_model_server(base, "--enable_model_warmup=false") as server:
@@ -220,7 +222,9 @@ def test_a_tflite_model_is_refused_where_it_would_be_loaded(base):
         assert server.process.wait(LIMIT_S) == 255
 
 
-@pytest.mark.parametrize("state", ["waiting for a version", "trying a broken one again"])
+@pytest.mark.parametrize(
+    "state", ["waiting for a version", pytest.param("trying a broken one again", marks=pytest.mark.slow)]
+)
 def test_a_server_that_is_not_ready_yet_can_be_stopped(tmp_path, state):
     line = "Could not find base path"
     if state.startswith("trying"):

@@ -263,7 +263,11 @@ def test_it_waits_with_its_port_closed_until_there_is_a_version(export, tmp_path
 
 @pytest.mark.parametrize(
     ("how", "flags"),
-    [(signal.SIGTERM, ()), (signal.SIGINT, ()), (signal.SIGTERM, ("--enable_batching",))],
+    [
+        (signal.SIGTERM, ()),
+        pytest.param(signal.SIGINT, (), marks=pytest.mark.slow),
+        (signal.SIGTERM, ("--enable_batching",)),
+    ],
 )
 def test_a_signal_finishes_calls_in_flight_and_exits_0(export_base, tmp_path, how, flags):
     parameters = tmp_path / "batching_parameters.txt"
