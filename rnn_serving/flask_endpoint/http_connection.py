@@ -112,6 +112,7 @@ class HTTPConnection:
 
     def _refuse(self, refusal):
         """Send an error that ends the connection."""
+        self.has_unread = True
         body = orjson.dumps({"error": refusal.message}, option=orjson.OPT_APPEND_NEWLINE)
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         status = f"{refusal.status.value} {refusal.status.phrase}"
