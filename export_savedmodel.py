@@ -1,79 +1,71 @@
-"""Step 2: export the checkpoint as a versioned SavedModel, checkpoint -> exports/mnist/<version>/.
+"""Step 2: export the checkpoint as a versioned SavedModel, checkpoint -> exports/<data set>/<version>/.
 
     python export_savedmodel.py --data_dir data/mnist
 
-A version appears whole or not at all, and only if it answers real images as the checkpoint does.
+A version is published only if it answers the test images as the checkpoint does.
 """
 
 import contextlib
 from pathlib import Path
 
-from rnn_serving import checkpoint, command_line, dataset, exporting, exports, saved_model
+from rnn_serving import checkpoint, command_line, dataset, exports, model_flags, publish, saved_model
 from rnn_serving.dataset import IMAGE_SHAPE
-from rnn_serving.model import INPUT_KEY, INPUT_NAME, INPUT_SPEC, OUTPUT_KEY, LSTMClassifier
+from rnn_serving.model import INPUT_KEY, INPUT_NAME, INPUT_SPEC, OUTPUT_KEY
 from rnn_serving.quiet_tensorflow import tf
+
+
+def write_saved_model(prefix, flags, directory):
+    """Build the graph on a placeholder, restore the weights into it, and save both with the predict signature."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        # The same model code as in training; a placeholder takes the place of the training images.
+        images = tf.compat.v1.placeholder(INPUT_SPEC.dtype, INPUT_SPEC.shape, INPUT_NAME)
+        model = model_flags.create_model(flags)
+        logits, _ = model(images)
+        checkpoint.restore(model, prefix).run_restore_ops(session)
+        # The signature is what clients see: x_input -> y_output, whatever the tensors are called inside.
+        signature = tf.compat.v1.saved_model.predict_signature_def({INPUT_KEY: images}, {OUTPUT_KEY: logits})
+        directory.rmdir()  # the builder creates it
+        builder = tf.compat.v1.saved_model.Builder(str(directory))
+        builder.add_meta_graph_and_variables(
+            session,
+            [saved_model.SERVE_TAG],
+            signature_def_map={saved_model.DEFAULT_SIGNATURE: signature},
+            strip_default_attrs=True,  # so that an older TensorFlow can load it
+        )
+        builder.save()
+
+
+def check_saved_model(model, directory, images):
+    """Return the largest absolute difference between the logits of checkpoint and SavedModel; UserError above 1e-5."""
+    expected = tf.function(lambda batch: model(batch)[0], [INPUT_SPEC], autograph=False)(images).numpy()
+    with contextlib.closing(saved_model.load(directory)) as loaded:
+        exported = loaded.signatures[saved_model.DEFAULT_SIGNATURE]({INPUT_KEY: images})[OUTPUT_KEY]
+    return publish.check_outputs(expected, exported, "checkpoint")
 
 
 def main(argv=None):
     """Export one checkpoint as one version; return the exit status."""
     args = parse_arguments(argv)
     test = dataset.load_test_images(args.data_dir)
-    directory = Path(args.checkpoint_dir or f"checkpoints/{dataset.dataset_name(args.data_dir)}")
-    prefix = checkpoint.latest(directory)
+    prefix = checkpoint.latest(args.checkpoint_dir or f"checkpoints/{dataset.dataset_name(args.data_dir)}")
     run = checkpoint.read_run(Path(prefix).parent)
     model = checkpoint.load_model(prefix)
-    version = exports.free_version(args.export_base_path, args.model_version, args.overwrite)
-    with exports.publishing(args.export_base_path, version, args.overwrite) as staging:
-        write_version(staging, args, version, prefix, run)
-        difference = largest_difference(model, staging, test.images)
-    target = Path(args.export_base_path) / str(version)
-    exporting.print_signature(target)
+    base_path = args.export_base_path or f"exports/{run['dataset']['name']}"  # of the data set that it was trained on
+    examples = [publish.ExampleInputs(saved_model.DEFAULT_SIGNATURE, {INPUT_KEY: test.images}, logits=(OUTPUT_KEY,))]
+    warmup = publish.blank_predictions(saved_model.DEFAULT_SIGNATURE, INPUT_KEY, IMAGE_SHAPE)
+    version = publish.publish(base_path, args.model_version, origin(prefix, run), examples, warmup, args.overwrite)
+    with version as staging:
+        write_saved_model(prefix, run["flags"], staging)
+        difference = check_saved_model(model, staging, test.images)
+    publish.print_signature(version.directory)
     print(f"Largest difference between checkpoint and SavedModel on {len(test)} images: {difference:g}")
-    print(f"Checkpoint: {checkpoint_size(prefix):,} bytes, export: {exports.directory_size(target):,} bytes")
-    print(f"Exported {prefix} to {target}")
+    print(f"Checkpoint: {checkpoint_size(prefix):,} bytes, export: {exports.directory_size(version.directory):,} bytes")
+    print(f"Exported {prefix} to {version.directory}")
     return 0
 
 
-def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
-    parser = command_line.parser(__doc__)
-    command_line.add_data_dir(parser)
-    parser.add_argument("--checkpoint_dir", help="what to export (default: checkpoints/<name of the data set>)")
-    exporting.add_flags(parser, base_path="exports/mnist")
-    return parser.parse_args(argv)
-
-
-def write_version(staging, args, version, prefix, run):
-    """Write the SavedModel and what goes with it into the staging directory."""
-    warmup = exporting.blank_predictions(saved_model.DEFAULT_SIGNATURE, INPUT_KEY, IMAGE_SHAPE)
-    with exporting.writing(staging):
-        write_saved_model(prefix, staging)
-        exporting.write_warmup_requests(staging, args.export_base_path, warmup)
-        exporting.write_provenance(staging, args.export_base_path, version, provenance(prefix, run))
-
-
-def write_saved_model(prefix, directory):
-    """Build the graph on a placeholder, restore the weights into it, and save both with the predict signature."""
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        images = tf.compat.v1.placeholder(INPUT_SPEC.dtype, INPUT_SPEC.shape, INPUT_NAME)
-        model = LSTMClassifier(checkpoint.num_hidden(prefix))
-        logits, _ = model(images)
-        checkpoint.restore(model, prefix).run_restore_ops(session)
-        signature = tf.compat.v1.saved_model.predict_signature_def({INPUT_KEY: images}, {OUTPUT_KEY: logits})
-        # The builder wants to make the last directory itself.
-        directory.rmdir()
-        builder = tf.compat.v1.saved_model.Builder(str(directory))
-        builder.add_meta_graph_and_variables(
-            session,
-            [saved_model.SERVE_TAG],
-            signature_def_map={saved_model.DEFAULT_SIGNATURE: signature},
-            strip_default_attrs=True,
-        )
-        builder.save()
-
-
-def provenance(prefix, run):
-    """Return where a checkpoint comes from."""
+def origin(prefix, run):
+    """Return where a checkpoint comes from, for the version's model.json."""
     return {
         "dataset": run["dataset"],
         "testing_accuracy": run.get("testing_accuracy"),
@@ -82,20 +74,18 @@ def provenance(prefix, run):
     }
 
 
-def largest_difference(model, directory, images):
-    """Return the largest absolute difference between the logits of checkpoint and SavedModel on `images`.
-
-    Raises: UserError if it is more than rounding can explain.
-    """
-    expected = tf.function(lambda batch: model(batch)[0], [INPUT_SPEC], autograph=False)(images).numpy()
-    with contextlib.closing(saved_model.load(directory)) as loaded:
-        exported = loaded.signatures[saved_model.DEFAULT_SIGNATURE]({INPUT_KEY: images})[OUTPUT_KEY]
-    return exporting.largest_difference(expected, exported, "checkpoint")
-
-
 def checkpoint_size(prefix):
     """Return the bytes of a checkpoint's files."""
     return sum(path.stat().st_size for path in Path(prefix).parent.glob(Path(prefix).name + ".*"))
+
+
+def parse_arguments(argv):
+    """Return the parsed flags; a wrong one ends the process with status 2."""
+    parser = command_line.parser(__doc__)
+    command_line.add_data_dir(parser)
+    parser.add_argument("--checkpoint_dir", help="what to export (default: checkpoints/<name of the data set>)")
+    publish.add_flags(parser)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
