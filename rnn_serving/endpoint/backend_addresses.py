@@ -1,4 +1,4 @@
-"""Where the model servers are: what a user types, and what gRPC calls it. No TensorFlow."""
+"""Addresses of model servers: from what a user types to what gRPC takes. No TensorFlow."""
 
 import argparse
 import ipaddress
@@ -11,16 +11,16 @@ _HOST_AND_PORT = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+)):(
 
 
 def parse_backends(text):
-    """Return "HOST:PORT" or "HOST:PORT,HOST:PORT,..." without spaces and repetitions.
+    """Return "HOST:PORT" or "HOST:PORT,HOST:PORT,..." without spaces and duplicates.
 
-    Raises: argparse.ArgumentTypeError for anything else, an IPv6 address without its brackets included.
+    Raises: argparse.ArgumentTypeError for anything else, including an IPv6 address without brackets.
     """
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
         if not _is_host_and_port(part):
             raise argparse.ArgumentTypeError(
                 f"{part!r} in {text!r} is not HOST:PORT; expected one or more joined by commas, "
-                "as 127.0.0.1:9000, [::1]:9000 or models.example:9000"
+                "such as 127.0.0.1:9000, [::1]:9000 or models.example:9000"
             )
     return ",".join(dict.fromkeys(parts))
 
@@ -33,9 +33,9 @@ def _is_host_and_port(text):
 
 
 def target(backends):
-    """Return how gRPC calls what `parse_backends` returned.
+    """Return gRPC's target for what `parse_backends` returned.
 
-    Of names gRPC takes one only, and follows it to all its addresses; of addresses, several of one family.
+    gRPC takes one name, and resolves it to all its addresses; or several addresses of one family.
     Raises: UserError if one of several names is unknown.
     """
     pairs = [(host.strip("[]"), port) for host, _, port in (part.rpartition(":") for part in backends.split(","))]
@@ -48,7 +48,7 @@ def target(backends):
 
 
 def _look_up(host):
-    """Return all addresses of a host, itself if it is one."""
+    """Return all addresses of a host, which may itself be one."""
     if address := _ip_address(host):
         return [address]
     try:
@@ -59,12 +59,12 @@ def _look_up(host):
 
 
 def _as_ipv6(address):
-    """Return an address as the system writes it where it expects one of IPv6."""
+    """Return an address in the form that is used among IPv6 addresses."""
     return address if address.version == 6 else f"::ffff:{address}"
 
 
 def _ip_address(text):
-    """Return the address that a text is, None if it is a name."""
+    """Return a text as an address, None if it is a name."""
     try:
         return ipaddress.ip_address(text)
     except ValueError:

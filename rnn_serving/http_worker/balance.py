@@ -1,4 +1,4 @@
-"""Even shares: how many connections each worker has, in memory that all of them see."""
+"""Balance connections: how many each worker has, in memory that all of them share."""
 
 import mmap
 
@@ -6,11 +6,11 @@ _NOT_READY = -1
 
 
 class Balance:
-    """A count for each worker; a worker writes its own and reads all."""
+    """A count of connections for each worker, which writes its own and reads all."""
 
     def __init__(self, workers):
-        # Twice as many as there are workers: a dead one and its successor can overlap.
-        self._counts = memoryview(mmap.mmap(-1, 4 * 2 * workers)).cast("i")
+        # Four slots for each worker: during a reload there are twice as many, and each may overlap with a dead one.
+        self._counts = memoryview(mmap.mmap(-1, 4 * 4 * workers)).cast("i")
         self._taken = set()
         for slot in range(len(self._counts)):
             self._counts[slot] = _NOT_READY
@@ -27,14 +27,18 @@ class Balance:
         self._taken.discard(slot)
 
     def publish(self, slot, connections):
-        """Tell the others how many connections a worker has, and that it is ready."""
+        """Publish how many connections a worker has, and that it is ready."""
         self._counts[slot] = connections
+
+    def is_ready(self, slot):
+        """Return whether a worker has published that it is ready."""
+        return self._counts[slot] != _NOT_READY
 
     def any_ready(self):
         """Return whether a worker is ready."""
         return any(count != _NOT_READY for count in self._counts)
 
     def is_fair(self, slot):
-        """Return whether a worker may take one more connection; one that is not ready may if no other is."""
+        """Return whether a worker may accept another connection; one that is not ready may if none is."""
         mine, ready = self._counts[slot], [count for count in self._counts if count != _NOT_READY]
         return not ready or (mine != _NOT_READY and mine <= min(ready))

@@ -1,15 +1,16 @@
 """From nested JSON lists to a tensor, every element checked before a model sees it, and back."""
 
 import base64
-import binascii
 import functools
 import struct
 from itertools import chain
 
 import numpy as np
 
+from rnn_serving.lenient_base64 import decode_base64
+
 _JSON_NAMES = {bool: "a boolean", str: "a string", type(None): "null", dict: "an object", list: "a list"}
-# What an element of a tensor may be in JSON, by the kind of the tensor's NumPy type; objects stand for strings.
+# The JSON types of a tensor's elements, by the kind of its NumPy type; objects stand for strings.
 _ELEMENTS = {
     "f": ({int, float}, "numbers"),
     "i": ({int}, "whole numbers"),
@@ -21,12 +22,12 @@ _MAX_RANK = 32
 
 
 class InvalidTensor(ValueError):
-    """A JSON value that is no tensor of the expected shape; the message names the field."""
+    """A JSON value that is not a tensor of the expected shape; the message names the field."""
 
 
 @functools.cache
 def numpy_type(dtype):
-    """Return the NumPy type of a tensor's dtype by name ("float32", "string"), None for one that JSON cannot hold."""
+    """Return the NumPy type of a dtype by name ("float32", "string"), None if JSON cannot hold it."""
     if dtype == "string":
         return np.dtype(object)
     try:
@@ -37,9 +38,9 @@ def numpy_type(dtype):
 
 
 def tensor_from_json(value, field, shape, dtype="float32"):
-    """Return the array that a JSON value stands for, of a signature's `shape` (None where any size goes) and `dtype`.
+    """Return a JSON value as an array of a signature's `shape`, with None where any size is accepted, and `dtype`.
 
-    Where the first size is open, one item may stand for a list of one, and an item of fixed sizes may be flat.
+    If the first size is open, one item may stand for a list of one, and an item of fixed sizes may be flat.
     Raises: InvalidTensor unless all elements are of the right kind and range, in lists of the right lengths.
     """
     kind = numpy_type(dtype)
@@ -79,9 +80,9 @@ def _json_name(value):
 
 
 def _target_shape(found, shape, field):
-    """Return the shape to give to the elements.
+    """Return the shape of the tensor.
 
-    Raises: InvalidTensor if what was found does not fit.
+    Raises: InvalidTensor if the shape that was found does not fit.
     """
     if 0 not in found:
         if shape is None or _fits(found, shape):
@@ -100,16 +101,16 @@ def _fits(found, shape):
 
 
 def _expected(shape):
-    """Return the shapes that are accepted, in words."""
+    """Describe the shapes that are accepted."""
     if shape is None:
         return "lists that are not empty"
     if shape[:1] != (None,):
         return _times(shape)
     item = shape[1:]
     if not item:
-        return "one element or a list of such"
+        return "one element or a list of them"
     flat = f"{int(np.prod(item))} numbers, " if None not in item and len(item) > 1 else ""
-    return f"{flat}{_times(item)}, or a list of such"
+    return f"{flat}{_times(item)}, or a list of them"
 
 
 def _times(shape):
@@ -119,7 +120,7 @@ def _times(shape):
 def _elements(flat, field, kind):
     """Return a flat list as an array of a NumPy type."""
     if kind.kind == "O":
-        # The extra element keeps NumPy from looking into the strings.
+        # The extra element keeps NumPy from inspecting the strings.
         return np.array([*(_bytes(element, field) for element in flat), None], object)[:-1]
     try:
         if kind.kind != "f":
@@ -136,7 +137,7 @@ def _elements(flat, field, kind):
 def _out_of_range(field, kind):
     if kind.kind != "f":
         limits = np.iinfo(kind)
-        return InvalidTensor(f"{field!r} has a number that is no {kind.name}; expected {limits.min} to {limits.max}")
+        return InvalidTensor(f"{field!r} has a number outside {kind.name}; expected {limits.min} to {limits.max}")
     largest = f"{float(np.finfo(kind).max):.2g}".replace("e+", "e")
     return InvalidTensor(
         f"{field!r} has a number that is not finite as {kind.name}; expected at most {largest} in size"
@@ -144,26 +145,26 @@ def _out_of_range(field, kind):
 
 
 def _bytes(element, field):
-    """Return a string's bytes; those that are no text come as {"b64": ...}, as TensorFlow Serving has them."""
+    """Return a string's bytes; bytes that are not UTF-8 arrive as {"b64": ...}, as in TensorFlow Serving."""
     if isinstance(element, str):
         return element.encode()
+    if list(element) != ["b64"] or not isinstance(element["b64"], str):
+        raise InvalidTensor(f"{field!r} holds an object; expected strings, or {{'b64': base64}} for non-text bytes")
     try:
-        if list(element) == ["b64"]:
-            return base64.b64decode(element["b64"], validate=True)
-    except (TypeError, ValueError, binascii.Error):
-        pass
-    raise InvalidTensor(f"{field!r} holds an object; expected strings, or {{'b64': base64}} for bytes that are no text")
+        return decode_base64(element["b64"])
+    except ValueError as error:
+        raise InvalidTensor(f"{field!r} holds {{'b64': ...}} that is not base64 ({error})") from error
 
 
 def json_from_tensor(array):
-    """Return an array as what orjson can write: strings as text, or {"b64": ...} where they are none."""
+    """Return an array in a form that orjson writes: strings as text, or as {"b64": ...} if they are not UTF-8."""
     if array.dtype.kind in "OS":
         return _texts(array.tolist())
-    # orjson takes no arrays without dimensions.
+    # orjson does not write arrays without dimensions.
     return np.ascontiguousarray(array) if array.ndim and array.dtype in _WRITTEN else array.tolist()
 
 
-# The types that orjson writes itself.
+# The types that orjson writes.
 _WRITTEN = {np.dtype(name) for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "bool")} | {
     np.dtype(name) for name in ("uint64", "uint32", "uint16", "uint8")
 }

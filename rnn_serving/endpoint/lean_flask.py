@@ -1,4 +1,4 @@
-"""Flask without what an endpoint has no use for, a seventh of what it costs a request."""
+"""Flask without sessions and host matching, which this application does not use."""
 
 from flask import Flask
 from flask.sessions import NullSession, SessionInterface
@@ -16,12 +16,12 @@ _NO_SESSION = NullSession()
 
 
 class LeanFlask(Flask):
-    """A Flask application that looks for no session's cookie, and for no meaning in the name of its host."""
+    """A Flask application that looks up neither a session's cookie nor its routes by host."""
 
     session_interface = _NoSessions()
 
     def ensure_sync(self, func):
-        """Take a view for what it is: none of an endpoint's is a coroutine."""
+        """Return a view unchanged: none of the endpoint's is a coroutine."""
         return func
 
     def create_url_adapter(self, request):

@@ -1,9 +1,10 @@
-"""Serve the newest version under a directory, and the next one as soon as it has been loaded."""
+"""Serve the newest version under a directory, and hot-swap the next one once it is loaded."""
 
 import contextlib
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 from werkzeug.exceptions import ServiceUnavailable
@@ -13,9 +14,12 @@ from rnn_serving.command_line import UserError
 
 log = logging.getLogger(__name__)
 
+# Seconds between two looks for a new version.
+REFRESH_S = 1.0
+
 
 class LiveModel:
-    """A model with the interface of `ServedModel` whose version changes while it is used.
+    """A served model whose version changes while it is used.
 
     `load` and `refresh` take as long as a version takes to load and may be called in a thread of their own.
     """
@@ -23,7 +27,8 @@ class LiveModel:
     def __init__(self, path, open_version):
         """Serve versions of `path`, a directory of versions or one version, opened by `open_version(directory)`.
 
-        What that returns has the interface of `ServedModel` and `close`; it raises UserError for a broken version.
+        A version has `name`, `version`, `dataset`, `signature`, `predict` and `close`; `open_version` raises UserError
+        for a broken one.
         """
         self._path, self._open_version = Path(path), open_version
         self._current, self._broken, self._lock = None, set(), threading.Lock()
@@ -33,20 +38,16 @@ class LiveModel:
         """Whether a version has been loaded."""
         return self._current is not None
 
-    def __getattr__(self, name):
-        """Return what the current version has: its name, version, data set and signature."""
-        if name not in ("name", "version", "dataset", "signature"):
-            raise AttributeError(name)
-        return getattr(self._version().model, name)
-
     @contextlib.contextmanager
     def acquire(self):
-        """Give the current version, which is kept until the body ends.
+        """Yield the current version, which stays open until the body ends.
 
         Raises: ServiceUnavailable if there is none yet.
         """
         with self._lock:
-            version = self._version()
+            version = self._current
+            if version is None:
+                raise ServiceUnavailable("the model is still loading; retry shortly", retry_after=1)
             version.users += 1
         try:
             yield version.model
@@ -57,26 +58,21 @@ class LiveModel:
             if is_last:
                 version.model.close()
 
-    def predict(self, inputs):
-        """Return {key: array} of the outputs from {key: array} of the inputs, by the current version."""
-        with self.acquire() as model:
-            return model.predict(inputs)
-
     def load(self):
         """Load the newest version that is not broken.
 
-        Raises: exports.ExportError if there is none, or what the newest one's loading raised.
+        Raises: exports.ExportError if there is none, or the error of the newest one.
         """
-        errors = self._look()
+        errors = self._update()
         if not self.is_ready:
             exports.newest(self._path)
             raise errors[0] if errors else exports.ExportError(f"{self._path}: the exported model has just gone")
         _log(errors)
 
     def refresh(self):
-        """Load what is newer than the current version, or what is left if that has gone; a broken version is logged."""
+        """Load a version newer than the current one, or an older one if that has gone; log a broken version."""
         try:
-            errors = self._look()
+            errors = self._update()
         except OSError as error:
             errors = [error]
         _log(errors)
@@ -85,12 +81,7 @@ class LiveModel:
         """Free the current version once its last request is answered."""
         self._replace(None)
 
-    def _version(self):
-        if self._current is None:
-            raise ServiceUnavailable("the model is still loading; expected a moment's patience", retry_after=1)
-        return self._current
-
-    def _look(self):
+    def _update(self):
         """Load the newest version unless it is the current one, or an older one if it is broken; return the errors."""
         errors = []
         for directory in self._newest_first():
@@ -105,20 +96,20 @@ class LiveModel:
                     break
                 errors.append(error)
             if self._current and self._current.identity[0] == directory:
-                break  # broken where it is, but whole in memory: better than an older one
+                break  # broken on disk, but whole in memory: better than an older one
         return errors
 
     def _try(self, directory, identity):
-        """Serve a version; return why that cannot be, or None."""
+        """Serve a version; return why that failed, or None."""
         try:
             self._replace(_Version(self._open_version(directory), identity))
             return None
-        except Exception as error:  # whatever a disk or a file of somebody else's can do
+        except Exception as error:  # anything that a disk or a foreign file can cause
             self._broken.add(identity)
             return error
 
     def _newest_first(self):
-        """Return the directories of the versions, or of the one that is served."""
+        """Return the directories of the versions, or the one version that is served."""
         if exports.is_version(self._path):
             return [self._path]
         return [directory for _, directory in reversed(exports.versions(self._path).items())]
@@ -140,15 +131,30 @@ class _Version:
         self.users, self.is_retired = 0, False
 
 
+def keep_loaded(model):
+    """Load a model now, and refresh it in a thread from then on: for WSGI servers other than our worker.
+
+    Raises: UserError if it does not load.
+    """
+    model.load()
+
+    def refresh_forever():
+        while True:
+            time.sleep(REFRESH_S)
+            model.refresh()
+
+    threading.Thread(target=refresh_forever, name="refresh", daemon=True).start()
+
+
 def _log(errors):
     for error in errors:
         unforeseen = None if isinstance(error, UserError) else error
-        log.error("%s; the version before goes on serving", error, exc_info=unforeseen)
+        log.error("%s; still serving the previous version", error, exc_info=unforeseen)
 
 
 def _identity(directory):
-    """Return what changes when a version is published anew or goes on being copied, None if it has just gone."""
-    if not (directory / exports.SAVED_MODEL_FILE).exists():
+    """Return a value that changes when a version is replaced or still being copied, None if it has just gone."""
+    if not exports.has_saved_model(directory):
         return None
     files = sorted(os.path.join(folder, name) for folder, _, names in os.walk(directory) for name in names)
     try:

@@ -1,4 +1,4 @@
-"""What `GET /metrics` tells, in Prometheus's format, summed over the workers."""
+"""The metrics of `GET /metrics`, in Prometheus's format, summed over the workers."""
 
 import functools
 import os
@@ -7,11 +7,11 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess, values
 
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    # Imported by workers, after the fork: not every count has to ask the system for the process's number again.
+    # Imported by workers, after the fork: the process id need not be asked for at every count.
     _WORKER = os.getpid()
     values.ValueClass = values.MultiProcessValue(lambda: _WORKER)
 
-# Seconds, around what one request takes: 0.25 ms to the usual time-out.
+# Seconds: from 0.25 ms to the default deadline.
 _SECONDS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2.5, 5, 10)
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
@@ -25,19 +25,19 @@ WORKERS = Gauge("flask_workers", "workers that serve a version", ["model", "vers
 
 def count_request(path, status, seconds):
     """Count and time an answer."""
-    count, time = _of_request(path, status)
+    count, time = _request_metrics(path, status)
     count.inc()
     time.observe(seconds)
 
 
 @functools.cache
-def _of_request(path, status):
-    # Kept, since looking a metric up by its labels costs as much as counting.
+def _request_metrics(path, status):
+    # Cached: finding a metric by its labels costs as much as counting.
     return REQUESTS.labels(path, str(status)), SECONDS.labels(path)
 
 
 def page():
-    """Return the metrics of all workers, or of this process where it has no others beside it."""
+    """Return the metrics of all workers, or of this process if there are no others."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         return prometheus_client.generate_latest()
     registry = CollectorRegistry()

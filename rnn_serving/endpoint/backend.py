@@ -1,22 +1,24 @@
-"""Answer by asking a model server, or several: no session and no model here.
+"""Call a model at one or more model servers over gRPC: no session and no model here.
 
-Any server of TensorFlow Serving's PredictionService will do. Which server a call goes to, trying another one and
-coming back to one that was down is gRPC's own doing; this module says how, and translates tensors and errors.
+Any server of TensorFlow Serving's PredictionService will do. gRPC itself balances the calls over the servers, retries
+on another one, and returns to one that was down; this module configures that, and translates tensors and errors.
 """
 
-import contextlib
 import functools
 import json
 import time
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 import grpc
 import numpy as np
 from werkzeug.exceptions import BadGateway, GatewayTimeout, ServiceUnavailable, UnprocessableEntity
 
-from rnn_serving.command_line import UserError, first_line
-from rnn_serving.flask_endpoint.backend_addresses import parse_backends, target
+from rnn_serving.command_line import UserError, error_reason
+from rnn_serving.endpoint.backend_addresses import parse_backends, target
+from rnn_serving.model import LOGITS_NAME, OUTPUT_KEY
 from rnn_serving.model_server.errors import ServingError
+from rnn_serving.model_server.metadata import TRAINED_ON
 from rnn_serving.model_server.tensors import decode, encode, encode_as_content
 from rnn_serving.saved_model import DEFAULT_SIGNATURE, tensor_info
 
@@ -28,8 +30,8 @@ _SERVICE_CONFIG = {
     "methodConfig": [
         {
             "name": [{"service": "tensorflow.serving.PredictionService"}],
-            # A model keeps no state between calls, so one that a server died of can be made again. If all are down,
-            # this is how long a call takes to say so: 0.35 s.
+            # A model keeps no state between calls, so a call that a server failed to answer can be repeated. If all
+            # servers are down, a call fails after 0.35 s.
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.05s",
@@ -39,29 +41,32 @@ _SERVICE_CONFIG = {
             },
         }
     ],
-    # TensorFlow Serving is UNAVAILABLE too when its queue is full: once 500 attempts have failed and not five times
-    # as many succeeded, nothing is tried again, which would be four times the load.
+    # TensorFlow Serving is also UNAVAILABLE when its queue is full: once 500 attempts have failed, and not five times
+    # as many succeeded, there are no retries, which would be four times the load.
     "retryThrottling": {"maxTokens": 1000, "tokenRatio": 0.2},
 }
 _CHANNEL_OPTIONS = (
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    # A request that does not fit is never tried again; the default of 256 KiB is 83 images.
+    # A request that does not fit is not retried; the default of 256 KiB is 83 images.
     ("grpc.per_rpc_retry_buffer_size", _MAX_MESSAGE_BYTES),
     ("grpc.enable_http_proxy", 0),
-    # gRPC waits up to two minutes before it tries a server again that was down.
+    # By default, gRPC waits up to two minutes before it reconnects to a server that was down.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # How long a connection may take (its name is older than its meaning). Calls wait for the first one: of a host that
-    # does not even refuse, for 20 s by default.
+    # How long a connection attempt may take (the name is historical). Calls wait for the first one: 20 s by default,
+    # if the host does not even refuse.
     ("grpc.min_reconnect_backoff_ms", 2000),
-    # A name whose servers have moved is looked up again after half a minute by default.
+    # By default, a name whose servers have moved is resolved again after half a minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
 )
-# Seconds between two looks whether a server has come up.
-_ASK_AGAIN_S = 0.1
+# Seconds between two attempts to reach a server that is still starting, before the first report of that, and between
+# two reports.
+_RETRY_S, _REPORT_AFTER_S, _REPORT_INTERVAL_S = 0.1, 1.0, 10.0
 
+# What gRPC says of an HTTP server.
+_HTTP_1 = "Failed parsing HTTP/2"
 _CODE = grpc.StatusCode
 # gRPC codes -> what makes the HTTP error, and what was expected instead.
 _ERRORS = (
@@ -71,7 +76,7 @@ _ERRORS = (
         "what the signature {signature!r} of model {model} takes",
     ),
     (
-        # A model that is not there is no fault of the request.
+        # That a model is missing is not the fault of the request.
         (_CODE.UNAVAILABLE, _CODE.RESOURCE_EXHAUSTED, _CODE.ABORTED, _CODE.NOT_FOUND),
         functools.partial(ServiceUnavailable, retry_after=1),
         "a model server there that serves {model} and has room for the request",
@@ -84,39 +89,43 @@ _OTHER_ERROR = (BadGateway, "TensorFlow Serving's answer to a Predict call")
 
 @dataclass(frozen=True)
 class RemoteSignature:
-    """What a model server tells of a signature: {key: saved_model.TensorInfo} each."""
+    """The inputs and outputs of a signature, {key: saved_model.TensorInfo}, as a model server reports them."""
 
     inputs: dict
     outputs: dict
 
+    def missing_tensors(self):
+        """Return the inputs and outputs, TensorInfo, that have no tensor: ragged or sparse ones, for example."""
+        return [info for info in (*self.inputs.values(), *self.outputs.values()) if not info.name]
+
 
 class Backend:
-    """A model at one or more model servers, with the interface of `saved_model.ServedModel`.
+    """A model at one or more model servers.
 
-    Its calls block and may be made from any number of threads. A process that forks has to do so before it makes one.
+    Calls block and may be made from any number of threads. A process must not fork once it has made one.
     """
 
     def __init__(self, backends, model_name, signature_name=DEFAULT_SIGNATURE, timeout_s=10.0):
-        """Prepare to ask `backends`, "HOST:PORT" or several joined by commas; nothing is asked yet.
+        """Prepare to call `backends`, "HOST:PORT" or several joined by commas; nothing is sent yet.
 
-        A single name stands for all its addresses and is looked up again when a connection is lost; the names of
-        a list are looked up once, here. `timeout_s` limits each call.
+        A single name stands for all its addresses and is resolved again when a connection is lost; the names of a list
+        are resolved once, here. `timeout_s` is the deadline of each call.
         Raises: argparse.ArgumentTypeError for other text, UserError if a name of a list is unknown.
         """
         self.backends = parse_backends(backends)
-        # A model server does not tell what its model was trained on.
         self.name, self.version, self.dataset = model_name, None, None
-        self.signature = RemoteSignature({}, {})
+        self.signature, self.logits = RemoteSignature({}, {}), []
         self._signature_name, self._timeout_s = signature_name, timeout_s
         self._channel = grpc.insecure_channel(target(self.backends), _channel_options(self.backends, timeout_s))
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
-    def connect(self):
-        """Learn version and signature from the first backend that answers; one may still be starting.
+    def connect(self, report=lambda refusal: None):
+        """Get version and signature from the first backend that answers; one may still be starting.
 
+        While none answers, `report(refusal)` is called now and then with what the last one said.
         Raises: UserError if none has after `timeout_s` seconds, or if it has no such model or signature.
         """
-        response = self._metadata()
+        response, headers = self._metadata(report)
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response.metadata["signature_def"].Unpack(signatures)
         version, offered = response.model_spec.version.value, signatures.signature_def
@@ -127,48 +136,19 @@ class Backend:
             )
         definition = offered[self._signature_name]
         self.version, self.signature = version, RemoteSignature(_infos(definition.inputs), _infos(definition.outputs))
+        # Our own model server reports what a model was trained on, TensorFlow Serving does not.
+        self.dataset = unquote(headers.get(TRAINED_ON, "")) or None
+        # A signature does not say what its outputs mean; the pipeline's own is known by its names.
+        output = self.signature.outputs.get(OUTPUT_KEY)
+        self.logits = [OUTPUT_KEY] if output and output.name == LOGITS_NAME else []
 
-    def predict(self, inputs, output_keys=None):
-        """Return {key: array} of the outputs asked for (None: all) from {key: array} of all inputs.
+    def predict(self, inputs):
+        """Return ({key: array} of all outputs, the version that answered) from {key: array} of all inputs.
 
-        Raises: a werkzeug HTTPException that says what a backend answered.
+        Raises: a werkzeug HTTPException with the error of a backend.
         """
-        return self._ask(inputs, output_keys)[0]
-
-    @contextlib.contextmanager
-    def acquire(self):
-        """Give the model as one request sees it: after its `predict`, `version` is the one that answered."""
-        yield _Request(self)
-
-    def close(self):
-        """End the connections, and with them the calls that have no answer yet."""
-        self._channel.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def _metadata(self):
-        """Return the first answer to GetModelMetadata, or raise UserError with the last error."""
-        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        request.model_spec.name = self.name
-        deadline, refusal = time.monotonic() + self._timeout_s, None
-        # Not by `wait_for_ready`, whose "Deadline Exceeded" does not say what was in the way.
-        while (left_s := deadline - time.monotonic()) > 0:
-            try:
-                return self._stub.GetModelMetadata(request, timeout=left_s)
-            except grpc.RpcError as error:
-                if error.code() not in (_CODE.UNAVAILABLE, _CODE.DEADLINE_EXCEEDED):
-                    raise UserError(self._describe(error)) from error
-                refusal = error if error.code() == _CODE.UNAVAILABLE else refusal or error
-            time.sleep(_ASK_AGAIN_S)
-        raise UserError(self._describe(refusal)) from refusal
-
-    def _ask(self, inputs, output_keys):
-        """Return what `predict` does, and the version that answered."""
-        keys = list(self.signature.outputs if output_keys is None else output_keys)
+        missing = self.signature.missing_tensors()
+        keys = [key for key, info in self.signature.outputs.items() if info not in missing]
         request = predict_pb2.PredictRequest(output_filter=keys)
         request.model_spec.name, request.model_spec.signature_name = self.name, self._signature_name
         for key, array in inputs.items():
@@ -182,6 +162,31 @@ class Backend:
         self.version = response.model_spec.version.value
         return outputs, self.version
 
+    def close(self):
+        """Close the connections, which cancels the calls that have no answer yet."""
+        self._channel.close()
+
+    def _metadata(self, report):
+        """Return the first answer to GetModelMetadata and its headers, or raise UserError with the last error."""
+        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        request.model_spec.name = self.name
+        began, refusal = time.monotonic(), None
+        deadline, report_at = began + self._timeout_s, began + _REPORT_AFTER_S
+        # Not by `wait_for_ready`, whose "Deadline Exceeded" does not give the cause.
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                response, call = self._stub.GetModelMetadata.with_call(request, timeout=min(left_s, _REPORT_INTERVAL_S))
+                return response, dict(call.trailing_metadata())
+            except grpc.RpcError as error:
+                if error.code() not in (_CODE.UNAVAILABLE, _CODE.DEADLINE_EXCEEDED):
+                    raise UserError(self._describe(error)) from error
+                refusal = error if error.code() == _CODE.UNAVAILABLE else refusal or error
+            if time.monotonic() >= report_at:
+                report(self._describe(refusal))
+                report_at += _REPORT_INTERVAL_S
+            time.sleep(_RETRY_S)
+        raise UserError(self._describe(refusal)) from refusal
+
     def _outputs(self, response, keys):
         """Return {key: array} of a PredictResponse; raise BadGateway unless all `keys` are there and whole."""
         missing = sorted(set(keys) - set(response.outputs))
@@ -193,39 +198,27 @@ class Backend:
             raise BadGateway(f"backend {self.backends}: {error.message}; expected whole tensors") from error
 
     def _describe(self, error):
-        """Return what to tell of a grpc.RpcError: where, which, and what was expected."""
+        """Describe a grpc.RpcError: where it came from, what it says, and what was expected."""
         _, expected = _ERROR_OF_CODE.get(error.code(), _OTHER_ERROR)
         expected = expected.format(model=self.name, signature=self._signature_name, timeout_s=self._timeout_s)
-        details = first_line(error.details() or "no details")
+        details = error_reason(error.details() or "no details")
+        if _HTTP_1 in details:
+            expected = "a gRPC port (--port of the model server), not one of HTTP such as --rest_api_port"
         return f"backend {self.backends}: {error.code().name}: {details}; expected {expected}"
 
 
-class _Request:
-    """A `Backend` as one request sees it."""
-
-    def __init__(self, backend):
-        self._backend = backend
-        self.name, self.version, self.dataset = backend.name, backend.version, backend.dataset
-        self.signature = backend.signature
-
-    def predict(self, inputs, output_keys=None):
-        """Do what `Backend.predict` does, and note the version that answered."""
-        outputs, self.version = self._backend._ask(inputs, output_keys)
-        return outputs
-
-
 def _channel_options(backends, timeout_s):
-    """Return the options with which a host that vanished or a process that hangs is given up.
+    """Return the options that detect a vanished host or a hanging process by keepalive.
 
-    It has 0.7 `timeout_s`, so that there is time left to ask another one; TCP alone would take a quarter of an hour.
+    Detection takes 0.7 `timeout_s`, which leaves time to try another server; TCP alone would take 15 minutes.
     """
     return [
         *_CHANNEL_OPTIONS,
-        # Otherwise the list of all addresses would be the name of the host in every request.
+        # Otherwise every request would name the list of all addresses as its host.
         ("grpc.default_authority", backends.split(",")[0]),
-        # Not more often: a server hangs up on who pings it again and again while it works on a call.
+        # Not more often: a server disconnects clients that ping it too often during a call.
         ("grpc.keepalive_time_ms", max(1000, int(400 * timeout_s))),
-        # How long the system waits for a host, and gRPC, by an option of its own, for the process.
+        # How long the system waits for the host; a second option is how long gRPC waits for the process.
         ("grpc.keepalive_timeout_ms", max(1000, int(300 * timeout_s))),
         ("grpc.http2.ping_timeout_ms", max(1000, int(300 * timeout_s))),
     ]

@@ -1,4 +1,4 @@
-"""Reads requests of HTTP/1.1 by httptools into what WSGI wants to know of them."""
+"""Parse HTTP/1.1 requests by httptools into WSGI environments."""
 
 import functools
 from collections import deque
@@ -8,16 +8,16 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
-# Limits of what has to be kept before a request can be asked: of all that precedes its body, and of its address.
+# Limits of what is held in memory before a request is answered: of all that precedes its body, and of its URL.
 MAX_HEAD_BYTES, MAX_URL_BYTES, MAX_HEADERS = 2**16, 8190, 100
-# Digits of a Content-Length. Zeros may lead it, in any number, of which Python makes no integer any more.
+# Digits of a Content-Length: any number of zeros may lead it, and Python limits the digits that it converts.
 MAX_LENGTH_DIGITS = 20
 
 _UNNAMED = {"CONTENT_TYPE", "CONTENT_LENGTH"}
 
 
 class Refusal(NamedTuple):
-    """Why what came is no request that can be answered: an HTTPStatus, and what is known of it, as of a request."""
+    """Why a request is rejected: an HTTPStatus, a message, and the environment as far as it is known."""
 
     status: HTTPStatus
     message: str
@@ -25,7 +25,7 @@ class Refusal(NamedTuple):
 
 
 class Request:
-    """A request: `body` is what has come and was not read yet, `size` what has come in all."""
+    """A request: `body` is the part that has arrived and was not read yet, `size` all that has arrived."""
 
     __slots__ = ("body", "environ", "is_complete", "is_upgrade", "keeps", "reading_since", "size")
 
@@ -34,7 +34,7 @@ class Request:
         self.body, self.size, self.is_complete, self.is_upgrade, self.reading_since = b"", 0, False, False, None
 
     def head_of_body(self):
-        """Return a head that tells where the body ends, b"" if there is none."""
+        """Return a head that says where the body ends, b"" if there is no body."""
         length = self.environ.get("CONTENT_LENGTH", "0")
         if "HTTP_TRANSFER_ENCODING" in self.environ:
             return b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -42,9 +42,9 @@ class Request:
 
 
 class RequestReader:
-    """Turns the bytes of a connection, fed as they come, into `requests`, a deque, until there is a `refusal`.
+    """Turns the bytes of a connection, fed as they arrive, into `requests`, a deque, until there is a `refusal`.
 
-    A request is there once its head is complete; its body grows while more is fed. `environ` is what all of them share.
+    A request is added once its head is complete; its body grows while more is fed. All share the items of `environ`.
     """
 
     def __init__(self, environ):
@@ -53,7 +53,7 @@ class RequestReader:
         self.requests, self.refusal = deque(), None
 
     def feed(self, data):
-        """Take what has come."""
+        """Parse bytes that have arrived."""
         self._held += len(data)
         self._parse(data)
         if self._held > MAX_HEAD_BYTES:
@@ -68,7 +68,7 @@ class RequestReader:
             self._refuse(HTTPStatus.BAD_REQUEST, f"{error}; expected an HTTP/1.1 request")
 
     def _rest_of(self, data):
-        """Parse up to where another protocol is asked for; return the rest, to be read as HTTP/1.1 all the same."""
+        """Parse up to a request for another protocol; return the rest, which is parsed as HTTP/1.1 all the same."""
         try:
             self._parser.feed_data(data)
             return b""
@@ -77,28 +77,28 @@ class RequestReader:
             return self._request.head_of_body() + data[upgrade.args[0] :]
 
     def _refuse(self, status, message, environ=None):
-        """Remember the first reason to refuse what is being received."""
+        """Keep the first reason to reject what is being received."""
         self.refusal = self.refusal or Refusal(status, message, environ or self._environ)
 
-    # What httptools calls
+    # Callbacks of httptools
 
     def on_message_begin(self):
         """Begin a request."""
         self._url, self._headers = b"", []
 
     def on_url(self, part):
-        """Take the address, or a part of it."""
+        """Add the URL, or a part of it."""
         self._url += part
 
     def on_header(self, name, value):
-        """Take a header, or a trailer, which nobody asks for."""
+        """Add a header, or a trailer, which is not used."""
         self._headers.append((name, value))
         if len(self._headers) > MAX_HEADERS:
             message = f"the head has more than {MAX_HEADERS} headers; expected at most as many"
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
 
     def on_headers_complete(self):
-        """Let the application answer as soon as it is its turn; it can read the body while that is received."""
+        """Queue the request; the application can read the body while it is being received."""
         self._held = 0
         environ, parser = self._environ.copy(), self._parser
         if self._request and self._request.is_upgrade:
@@ -112,7 +112,7 @@ class RequestReader:
             if key:
                 environ[key] = f"{environ[key]},{text}" if key in environ else text
         if len(self._url) > MAX_URL_BYTES:
-            message = f"the address has {len(self._url)} bytes; expected at most {MAX_URL_BYTES}"
+            message = f"the URL has {len(self._url)} bytes; expected at most {MAX_URL_BYTES}"
             self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, message, environ)
         try:
             environ["PATH_INFO"], environ["QUERY_STRING"] = _path_and_query(self._url)
@@ -124,7 +124,7 @@ class RequestReader:
             self.requests.append(request)
 
     def on_body(self, part):
-        """Take a part of the body."""
+        """Add a part of the body."""
         self._held = 0
         self._request.body += part
         self._request.size += len(part)
@@ -135,12 +135,12 @@ class RequestReader:
         self._request.is_complete = not self._request.is_upgrade
 
     def _check(self, environ):
-        """Refuse a request that is HTTP, but no such as can be answered here."""
+        """Reject valid HTTP that we do not support."""
         coding = environ.get("HTTP_TRANSFER_ENCODING")
         if environ["SERVER_PROTOCOL"] not in ("HTTP/1.1", "HTTP/1.0"):
             self._refuse(HTTPStatus.BAD_REQUEST, f"{environ['SERVER_PROTOCOL']}; expected HTTP/1.1", environ)
         if environ["SERVER_PROTOCOL"] == "HTTP/1.0":
-            environ.pop("HTTP_EXPECT", None)  # which was not known then
+            environ.pop("HTTP_EXPECT", None)  # HTTP/1.0 does not know it
         if coding and (coding.lower() != "chunked" or environ["SERVER_PROTOCOL"] == "HTTP/1.0"):
             self._refuse(
                 HTTPStatus.BAD_REQUEST, f"Transfer-Encoding is {coding!r}; expected 'chunked', of HTTP/1.1", environ
@@ -156,7 +156,7 @@ class RequestReader:
 
 @functools.lru_cache(maxsize=256)
 def _environ_key(name):
-    """Return WSGI's key of a header; None for one that could pass for another, as that has '-' for '_'."""
+    """Return the WSGI key of a header; None for a name with '_', which could pass for another with '-'."""
     key = name.decode("latin-1").upper()
     if "_" in key:
         return None
@@ -166,7 +166,7 @@ def _environ_key(name):
 
 @functools.lru_cache(maxsize=256)
 def _path_and_query(url):
-    """Return PATH_INFO and QUERY_STRING of a request's address, which may be whole, as proxies are sent it."""
+    """Return PATH_INFO and QUERY_STRING of a request's URL, which may be absolute, as proxies receive it."""
     if url.startswith(b"/"):
         path, _, query = url.partition(b"#")[0].partition(b"?")
     else:

@@ -1,7 +1,4 @@
-"""HTTP/1.1 on one connection: what httptools reads is asked of a WSGI application, and its answer sent at once.
-
-A worker answers a quarter more small requests than by gunicorn's own way of doing this, which is Python throughout.
-"""
+"""HTTP/1.1 on one connection: httptools parses requests, a WSGI application answers, one send returns the answer."""
 
 import email.utils
 import functools
@@ -14,23 +11,23 @@ from http import HTTPStatus
 import gevent
 import orjson
 
-from rnn_serving.flask_endpoint.http_requests import Refusal, RequestReader
+from rnn_serving.http_worker.request_reader import Refusal, RequestReader
 
 log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 2**16
-# Seconds without a byte of a request's body, and the bytes a second that are expected of it after as many seconds.
+# Seconds without a byte of a request's body, and the bytes a second expected of it after that many seconds.
 BODY_TIMEOUT_S, MIN_BODY_RATE = 10, 1000
 _BODILESS = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
 
 
 class HTTPConnection:
-    """Asks a WSGI application one request after the other, in the order in which they come.
+    """Passes one request after the other to a WSGI application, in the order of their arrival.
 
-    `waiting_since` is the time of `time.monotonic()` since when the client has been waited for, to send a request or to
-    take its answer; None while it waits itself. `has_unread` tells whether it may still be sending its last request.
-    `may_keep()` tells whether the client may send another request; `log(environ, status, headers, size, seconds)` is
-    told of each answer.
+    `waiting_since` is when we began to wait for the client, to send a request or to take its answer, as a time of
+    `time.monotonic()`; None while the client waits. `has_unread` says whether the client may still be sending its last
+    request. `may_keep()` returns whether it may send another one; `log(environ, status, headers, size, seconds)` is
+    called for each answer.
     """
 
     def __init__(self, sock, peer, server, app, may_keep, log):
@@ -53,7 +50,7 @@ class HTTPConnection:
         self.waiting_since, self.has_unread = None, False
 
     def serve(self):
-        """Answer requests until the client, an error or `may_keep` ends it. Raises: OSError if the connection fails."""
+        """Answer requests until the client, an error or `may_keep` ends the connection. Raises: OSError if it fails."""
         while request := self._next_request():
             try:
                 if not self._answer(request):
@@ -68,10 +65,10 @@ class HTTPConnection:
             self._refuse(self._reader.refusal)
 
     def _next_request(self):
-        """Return the next request, whose body may still be on its way; None if there is none."""
+        """Return the next request, whose body may still be arriving; None if there is none."""
         requests = self._reader.requests
         if requests:
-            gevent.sleep(0)  # the others' turn: a client that sends many requests ahead must not hold them up
+            gevent.sleep(0)  # let others run: a client that pipelines many requests must not hold them up
         self.waiting_since = time.monotonic()
         while not requests:
             if self._reader.refusal or not self._receive():
@@ -80,14 +77,14 @@ class HTTPConnection:
         return requests.popleft()
 
     def _receive(self):
-        """Read what comes next; return whether anything came."""
+        """Receive and parse more; return whether anything arrived."""
         data = self._socket.recv(RECEIVE_BYTES)
         if data:
             self._reader.feed(data)
         return bool(data)
 
     def _answer(self, request):
-        """Send what the application answers to a request; return whether another one may follow."""
+        """Send the application's answer to a request; return whether another one may follow."""
         began, environ, parts, started = time.perf_counter(), request.environ, [], []
 
         def start_response(status, headers, exc_info=None):
@@ -104,7 +101,7 @@ class HTTPConnection:
         finally:
             if hasattr(result, "close"):
                 result.close()
-        environ.setdefault("CONTENT_LENGTH", str(request.size))  # for the log, where it came in chunks
+        environ.setdefault("CONTENT_LENGTH", str(request.size))  # for the log, if it was chunked
         self.has_unread = not request.is_complete
         keeps = request.keeps and request.is_complete and self._may_keep()
         self._send(environ, *started, b"".join(parts), keeps, time.perf_counter() - began)
@@ -119,7 +116,7 @@ class HTTPConnection:
         self._send(refusal.environ, status, headers, body, keeps=False, seconds=0.0)
 
     def _send(self, environ, status, headers, body, keeps, seconds):
-        """Send head and body together, since sending costs more than anything else here, and log it."""
+        """Send head and body by one system call, the most expensive part of this module, and log the answer."""
         code = int(status[:3])
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
         head = f"HTTP/1.1 {status}\r\n{_general_headers(int(time.time()), keeps)}{lines}\r\n".encode("latin-1")
@@ -127,7 +124,7 @@ class HTTPConnection:
         try:
             self._send_all(memoryview(head + body if has_body else head))
         finally:
-            self._note(environ, code, headers, len(body), seconds)
+            self._log_answer(environ, code, headers, len(body), seconds)
 
     def _send_all(self, content):
         while content:
@@ -135,16 +132,16 @@ class HTTPConnection:
             content = content[self._socket.send(content) :]
         self.waiting_since = None
 
-    def _note(self, *answer):
+    def _log_answer(self, *answer):
         try:
             self._log(*answer)
-        except Exception:  # a line that cannot be written is no reason to answer otherwise
+        except Exception:  # a log that cannot be written must not change the answer
             log.exception("An answer was not logged")
 
     def _read_body(self, request, size):
         """Return up to `size` bytes of a body, none at its end.
 
-        Raises: TimeoutError if nothing comes, OSError if what comes is no such body.
+        Raises: TimeoutError if it is late, OSError if it is cut off or not valid HTTP.
         """
         request.reading_since = request.reading_since or time.monotonic()
         try:
@@ -152,11 +149,11 @@ class HTTPConnection:
             if request.environ.pop("HTTP_EXPECT", None) and not request.body:
                 self._socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             while not (request.body or request.is_complete or self._reader.refusal):
-                self._socket.settimeout(self._patience_s(request))
+                self._socket.settimeout(self._receive_timeout_s(request))
                 if not self._receive():
                     break
         except TimeoutError:
-            message = f"nothing came for {BODY_TIMEOUT_S} s, or less than {MIN_BODY_RATE} bytes a second"
+            message = f"nothing arrived for {BODY_TIMEOUT_S} s, or less than {MIN_BODY_RATE} bytes a second"
             raise TimeoutError(message) from None
         finally:
             self._socket.settimeout(None)
@@ -166,14 +163,14 @@ class HTTPConnection:
         return part
 
     @staticmethod
-    def _patience_s(request):
-        """Return how long to wait for more of a body."""
+    def _receive_timeout_s(request):
+        """Return how long to wait for more of a body, in seconds."""
         ends = request.reading_since + BODY_TIMEOUT_S + request.size / MIN_BODY_RATE
         return min(BODY_TIMEOUT_S, max(0.001, ends - time.monotonic()))
 
 
 class _Body(io.RawIOBase):
-    """The body of a request that is still being received."""
+    """The body of a request while it is being received."""
 
     def __init__(self, connection, request):
         self._connection, self._request = connection, request
@@ -189,6 +186,6 @@ class _Body(io.RawIOBase):
 
 @functools.lru_cache(maxsize=4)
 def _general_headers(second, keeps):
-    """Return the headers that all answers of a second share."""
+    """Return the headers that all answers within a second share."""
     connection = "keep-alive" if keeps else "close"
     return f"Date: {email.utils.formatdate(second, usegmt=True)}\r\nConnection: {connection}\r\n"

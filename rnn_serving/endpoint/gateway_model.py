@@ -1,0 +1,86 @@
+"""A model server behind the endpoint, as a served model."""
+
+import contextlib
+import logging
+import time
+
+from werkzeug.exceptions import ServiceUnavailable
+
+from rnn_serving.command_line import UserError
+from rnn_serving.endpoint.backend import Backend
+
+# Requests that one worker has in flight at the model servers; gRPC's calls block, so each has a thread.
+MAX_CALLS = 64
+# Seconds between two requests for the signature.
+SIGNATURE_INTERVAL_S = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class GatewayModel:
+    """A served model that forwards requests to model servers."""
+
+    def __init__(self, backends, model_name, signature_name, timeout_s, concurrency, check):
+        """Forward to `backends`; `check(backend)` raises UserError unless the endpoint can serve their signature.
+
+        `concurrency` says how a blocking call waits, `Threads` or `Greenlets`.
+        """
+        self._arguments, self._check = (backends, model_name, signature_name, timeout_s), check
+        self._backend, self._calls, self._refreshed_at = None, concurrency.blocking_calls(MAX_CALLS), 0.0
+
+    @property
+    def is_ready(self):
+        """Whether a model server has reported its signature."""
+        return self._backend is not None
+
+    @contextlib.contextmanager
+    def acquire(self):
+        """Yield the model for one request; after its `predict`, `version` is the one that answered.
+
+        Raises: ServiceUnavailable before a model server has reported its signature.
+        """
+        if not self.is_ready:
+            raise ServiceUnavailable("no model server has answered yet; retry shortly", retry_after=1)
+        yield _ForwardedRequest(self._backend, self._calls)
+
+    def load(self):
+        """Get the signature; log now and then that no model server answers yet.
+
+        Raises: UserError if no model server answers or the model is unfit.
+        """
+        backend = Backend(*self._arguments)
+        try:
+            backend.connect(report=lambda refusal: log.warning("%s; asking again", refusal))
+            self._check(backend)
+        except BaseException:
+            backend.close()
+            raise
+        self._backend = backend
+
+    def refresh(self):
+        """Get the signature again now and then: the model servers may have loaded a version with another one."""
+        if time.monotonic() - self._refreshed_at < SIGNATURE_INTERVAL_S:
+            return
+        self._refreshed_at = time.monotonic()
+        try:
+            self._backend.connect()
+        except UserError as error:
+            log.warning("%s; requests get 503 until one is back", error)
+
+    def close(self):
+        """Close the connections."""
+        self._backend.close()
+        self._calls.close()
+
+
+class _ForwardedRequest:
+    def __init__(self, backend, calls):
+        self._backend, self._calls = backend, calls
+        self.name, self.version, self.dataset = backend.name, backend.version, backend.dataset
+        self.signature, self.logits = backend.signature, backend.logits
+        self.mode = f"forwarded to {backend.backends}"
+
+    def predict(self, inputs):
+        """Return {key: array} of the outputs from {key: array} of the inputs."""
+        outputs, self.version = self._calls.call(self._backend.predict, inputs)
+        return outputs

@@ -1,1 +1,0 @@
-"""What production adds to `flask_server.py`: processes and validation."""

@@ -1,0 +1,12 @@
+"""The gunicorn worker that runs the endpoint: greenlets, HTTP parsed in C, connections balanced over the workers.
+
+gunicorn_server.py   starts gunicorn from Python with this worker
+worker.py            the worker: its life, its model, its connections
+connection.py        HTTP/1.1 on one connection, asked of a WSGI application
+request_reader.py    bytes to requests, by httptools
+greenlets.py         how requests wait for their batch
+balance.py           connections of each worker, in shared memory
+request_log.py       metrics and the access log
+
+docs/http_worker.md has what each piece was measured to bring.
+"""

@@ -1,0 +1,173 @@
+"""Run a WSGI application in gunicorn's worker processes, from Python."""
+
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import AppImportError
+
+from rnn_serving import addresses
+from rnn_serving.command_line import UserError
+from rnn_serving.http_worker import heartbeat
+from rnn_serving.http_worker.balance import Balance
+
+# Seconds for the requests in flight when the server is told to stop, and without a sign of life before a worker is
+# replaced.
+GRACE_S, HUNG_S = 30, 60
+# Seconds an idle connection stays open: longer than a client's pause, so that it need not connect again.
+KEEP_ALIVE_S = 75
+# Connections that one worker keeps open, and files that it needs besides.
+MAX_CONNECTIONS, OTHER_FILES = 4000, 200
+METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def listen(host, port):
+    """Return a listening TCP socket; port 0 takes a free one.
+
+    Bound here and handed to gunicorn, which would try a port that is taken five times and then print its own message.
+    Raises: UserError if the address is not available.
+    """
+    try:
+        return addresses.listen(host, port, backlog=2048)
+    except OSError as error:
+        address = addresses.join(host, port)
+        raise UserError(
+            f"{address}: {error.strerror}; expected a free port (--port) of this machine (--host)"
+        ) from error
+
+
+def serve(open_app, listener, workers, access_log=False):
+    """Serve on `listener` until SIGTERM or Ctrl-C and finish the requests in flight; return the exit status.
+
+    `open_app() -> (WSGI application, served model)` is called in each worker, after the fork; it may raise UserError.
+    The model's `load()` and, from time to time, `refresh()` are called in a thread of their own. One line, with the
+    application's `describe_start(version)`, is printed when the first worker has loaded it.
+    """
+    arbiter, metrics_directory = os.getpid(), _make_metrics_directory()
+    heartbeat.keep_in_memory()
+    try:
+        _GracefulArbiter(_Application(open_app, listener, workers, access_log)).run()
+    except SystemExit as end:
+        if os.getpid() != arbiter:
+            raise  # the end of a worker, whose status the arbiter reads
+        return 1 if end.code else 0
+    finally:
+        if os.getpid() == arbiter and metrics_directory:
+            shutil.rmtree(metrics_directory, ignore_errors=True)
+
+
+def _make_metrics_directory():
+    """Return a new directory in which the workers share their metrics, None if there is no place for one."""
+    try:
+        os.environ[METRICS_DIRECTORY] = tempfile.mkdtemp(prefix="flask-metrics-")
+    except OSError as error:
+        print(
+            f"{_Application.name}: no temporary directory ({error.strerror}, TMPDIR): /metrics shows one worker's",
+            file=sys.stderr,
+            flush=True,
+        )
+        return None
+    return os.environ[METRICS_DIRECTORY]
+
+
+class _Application(BaseApplication):
+    """The endpoint as gunicorn sees it; `model` is set once a worker has called `load`."""
+
+    name = os.path.basename(sys.argv[0])
+
+    def __init__(self, open_app, listener, workers, access_log):
+        self._open_app, self._app, self.model = open_app, None, None
+        host, port = listener.getsockname()[:2]
+        self._url = f"http://{addresses.join(addresses.reachable(host), port)}/{addresses.listens_on(host)}"
+        self._balance = Balance(workers)
+        # One byte for all workers to read: whichever gets it is the first.
+        self._token, writer = os.pipe()
+        os.write(writer, b"1")
+        os.close(writer)
+        self._settings = {
+            "bind": f"fd://{listener.detach()}",
+            "workers": workers,
+            "worker_class": "rnn_serving.http_worker.worker.GreenletWorker",
+            "worker_connections": _connections_allowed(),
+            "timeout": HUNG_S,
+            "graceful_timeout": GRACE_S,
+            "keepalive": KEEP_ALIVE_S,
+            "loglevel": "warning",
+            "logger_class": "rnn_serving.http_worker.request_log.RequestLog",
+            # A SCRIPT_NAME or a scheme that a proxy reports changes no answer, and a wrong one would be an error.
+            "forwarded_allow_ips": "",
+            "accesslog": "-" if access_log else None,
+            # Its default path is the same for all instances of a user, so that two servers would compete for it.
+            "control_socket_disable": True,
+            "pre_fork": self._before_fork,
+            "post_worker_init": lambda worker: signal.signal(signal.SIGINT, signal.SIG_IGN),
+            "child_exit": self._after_end,
+        }
+        super().__init__()
+
+    def load_config(self):
+        for name, value in self._settings.items():
+            self.cfg.set(name, value)
+
+    def load(self):
+        try:
+            self._app, self.model = self._open_app()
+        except UserError as error:
+            # gunicorn prints this one without a traceback, and stops instead of retrying forever.
+            raise AppImportError(f"{self.name}: error: {error}") from error
+        return self._app
+
+    def model_is_loaded(self):
+        """Tell the user once, when the first worker can answer."""
+        if os.read(self._token, 1):
+            with self.model.acquire() as version:
+                print(f"Flask server ready on {self._url}: {self._app.describe_start(version)}", flush=True)
+
+    def _before_fork(self, arbiter, worker):
+        worker.balance, worker.slot = self._balance, self._balance.reserve()
+
+    def _after_end(self, arbiter, worker):
+        self._balance.give_back(worker.slot)
+        if METRICS_DIRECTORY not in os.environ:
+            return
+        # Imported here: in the workers the metrics begin with the first import, which must come after the fork.
+        from prometheus_client import multiprocess
+
+        multiprocess.mark_process_dead(worker.pid)
+
+
+def _connections_allowed():
+    """Return how many connections a worker may keep, after raising its limit of open files as far as possible."""
+    wanted, limits = MAX_CONNECTIONS + OTHER_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = (wanted if limit == resource.RLIM_INFINITY else limit for limit in limits)
+    if soft < wanted:
+        soft = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limits[1]))
+    return min(MAX_CONNECTIONS, max(1, soft - OTHER_FILES))
+
+
+class _GracefulArbiter(Arbiter):
+    def handle_int(self):
+        """Treat Ctrl-C as SIGTERM: gunicorn would drop the requests in flight."""
+        self.handle_term()
+
+    def reload(self):
+        """Start new workers on SIGHUP; the old ones serve until these have loaded the model."""
+        if len(self.WORKERS) > self.num_workers:
+            self.log.warning("SIGHUP is ignored: the workers of the one before are still loading")
+            return
+        self.log.reopen_files()
+        for _ in range(self.num_workers):
+            self.spawn_worker()
+
+    def manage_workers(self):
+        """Keep the number of workers; if there are more, end the oldest once the newest are ready."""
+        by_age = sorted(self.WORKERS.values(), key=lambda worker: worker.age)
+        newest = by_age[-self.num_workers :]
+        if len(by_age) <= self.num_workers or all(worker.balance.is_ready(worker.slot) for worker in newest):
+            super().manage_workers()
