@@ -10,14 +10,15 @@ import sys
 import threading
 from importlib import metadata
 
+from rnn_serving import addresses
 from rnn_serving.model_server import flags
 from rnn_serving.model_server.flags import FlagError
 
 log = logging.getLogger("rnn_serving.model_server")
 
-# What a return of -1 from the C++ server's main is to a shell.
+# The exit status of tensorflow_model_server, whose main returns -1.
 FAILED = 255
-# Seconds for calls in flight when the server is told to stop.
+# How long calls in flight may take to finish at shutdown.
 GRACE_S = 10
 
 
@@ -33,9 +34,9 @@ def main(argv):
         print(f"TensorFlow Library: {metadata.version('tensorflow')}")
         return 0
     logging.basicConfig(format="%(asctime)s %(levelname).1s %(message)s", level=logging.INFO)
-    # It has a line for each request that has to wait for a thread.
+    # waitress logs a line for every request that waits for a thread.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    # Imported here: TensorFlow takes seconds to load, which a mistyped flag should not have to wait for.
+    # Imported late: TensorFlow takes seconds to load, and a mistyped flag is reported without it.
     from rnn_serving.model_server.errors import ServingError
 
     try:
@@ -46,7 +47,7 @@ def main(argv):
 
 
 def serve(options):
-    """Load the models, then take calls until told to stop, and finish those in flight.
+    """Load the models, then serve until a signal arrives, and finish the calls in flight.
 
     Raises: ServingError if the server cannot start.
     """
@@ -58,46 +59,52 @@ def serve(options):
 
     def stop_on_signal(number, frame):
         stop.set()
-        core.give_up()  # where it still waits for a first version
+        core.stop_waiting()  # `core.start` may still be waiting for a first version
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop_on_signal)
     try:
         core.start()
         if not stop.is_set():
-            take_calls(core, stop)
+            serve_calls(core, stop)
     finally:
         core.stop()
     return 0
 
 
-def take_calls(core, stop):
-    """Open the ports, and close them when `stop` is set and the calls in flight are done.
+def serve_calls(core, stop):
+    """Open the ports; when `stop` is set, refuse new calls, finish those in flight and close the ports.
 
     Raises: ServingError if the gRPC port is taken.
     """
     from rnn_serving.model_server.errors import invalid_argument
     from rnn_serving.model_server.grpc_server import create_server
+    from rnn_serving.model_server.open_streams import OpenStreams
 
     options = core.options
-    address = f"{options.host}:{options.port}" if options.port or not options.grpc_socket_path else None
+    address = addresses.join(options.host, options.port) if options.port or not options.grpc_socket_path else None
+    streams = OpenStreams()
     try:
-        server, port = create_server(core, address)
+        server, port = create_server(core, address, streams)
     except RuntimeError as error:
         log.error("%s: %s; expected a free port (--port)", address, error)
         raise invalid_argument("Failed to BuildAndStart gRPC server") from error
     server.start()
-    log.info("Running gRPC ModelServer at %s:%d ...", options.host, port)
+    log.info("Running gRPC ModelServer at %s ...%s", *printed(options.host, port))
     rest = start_rest(core)
     stop.wait()
-    refused = server.stop(GRACE_S)
+    grpc_stopped = server.stop(GRACE_S)
+    streams.end()
     if rest:
         rest.stop(GRACE_S)
-    refused.wait()
+    grpc_stopped.wait()
 
 
 def start_rest(core):
-    """Return the running REST side, None if there is none; a port that is taken is logged, and gRPC goes on alone."""
+    """Start the REST server and return it; return None without --rest_api_port.
+
+    A port that is taken is logged, and the server goes on with gRPC alone.
+    """
     from rnn_serving.model_server.rest_server import RestServer
 
     options = core.options
@@ -105,14 +112,20 @@ def start_rest(core):
         return None
     try:
         if options.rest_api_port == options.port:
-            raise OSError("it is the port of gRPC")
-        rest = RestServer(core)
+            raise OSError("the gRPC server uses this port")
+        server = RestServer(core)
     except OSError as error:
-        log.error("Failed to start HTTP Server at %s:%d: %s", options.host, options.rest_api_port, error)
+        address = addresses.join(options.host, options.rest_api_port)
+        log.error("Failed to start HTTP Server at %s: %s", address, error.strerror or error)
         return None
-    rest.start()
-    log.info("Exporting HTTP/REST API at:%s:%d ...", options.host, options.rest_api_port)
-    return rest
+    server.start()
+    log.info("Exporting HTTP/REST API at:%s ...%s", *printed(options.host, options.rest_api_port))
+    return server
+
+
+def printed(host, port):
+    """Return an address that a client can connect to, and what to add if the server listens on all addresses."""
+    return addresses.join(addresses.reachable(host), port), addresses.listens_on(host)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""The models of a server: its configuration, its labels, and finding the version that a request means."""
+"""The models of a server: its configuration, its labels, and the version that a request names."""
 
 import logging
-import os
 import threading
 
 import grpc
 
-from rnn_serving.model_server import file_system_source, text_protos
+from rnn_serving.model_server import file_system_source, model_config, text_protos
 from rnn_serving.model_server.errors import ServingError, failed_precondition, invalid_argument, not_found
 from rnn_serving.model_server.manager import Manager
 
@@ -14,55 +13,47 @@ from tensorflow_serving.apis import get_model_status_pb2
 
 log = logging.getLogger(__name__)
 
-PLATFORMS = ("tensorflow",)
-
 
 class ServerCore:
-    """What the gRPC and the REST side share; `options` are the server's flags."""
+    """The state that gRPC and REST share; `options` are the server's flags."""
 
     def __init__(self, options):
         self.options = options
         self._manager = Manager(options)
         self._config = text_protos.ModelServerConfig()
         self._labels = {}
+        self._awaited = set()  # models that no reload has seen available yet
         self._reloading, self._stopping = threading.Lock(), threading.Event()
-        self._pollers = [
-            threading.Thread(target=self._repeat, args=arguments, daemon=True)
-            for arguments in (
-                (options.file_system_poll_wait_seconds, self._look_for_versions),
-                (options.model_config_file_poll_wait_seconds, self._poll_config_file),
-            )
-        ]
+        self._version_poller = self._poller(options.file_system_poll_wait_seconds, self._poll_versions)
+        self._config_poller = self._poller(options.model_config_file_poll_wait_seconds, self._poll_config_file)
 
     def start(self):
         """Load the configured models and wait until each has an available version.
 
         Raises: ServingError if the configuration is wrong or a model does not load.
         """
-        config = _initial_config(self.options)
+        config = model_config.initial_config(self.options)
         self._manager.start()
         with self._reloading:
             self._apply(config)
-        self._pollers[0].start()
-        failed = self._manager.wait_until_settled(self._names(), lambda: not self._stopping.is_set())
-        if failed:
-            raise _unavailable("servable", failed)
+        self._version_poller.start()
+        self._wait("servable")
         if self.options.model_config_file:
-            self._pollers[1].start()
+            self._config_poller.start()
 
-    def give_up(self):
-        """End the wait of `start`."""
+    def stop_waiting(self):
+        """Let `start` return although models are not available yet."""
         self._stopping.set()
 
     def stop(self):
-        """Stop looking for versions and free the models."""
+        """Stop polling for versions and free the models."""
         self._stopping.set()
         self._manager.stop()
 
     def lookup(self, spec):
-        """Return the `Servable` that a ModelSpec means, to be used in a `with`.
+        """Return the `Servable` that a ModelSpec names, to be used in a `with`.
 
-        Raises: ServingError; clients wait for a model by looking for "Servable" in its message.
+        Raises: ServingError; clients that wait for a model look for "Servable" in its message.
         """
         if spec is None:
             raise invalid_argument("Missing ModelSpec")
@@ -76,7 +67,7 @@ class ServerCore:
         return self._manager.acquire(spec.name, spec.version.value if spec.HasField("version") else None)
 
     def status(self, spec):
-        """Return the GetModelStatusResponse for a ModelSpec: all versions since the start, or the one it names.
+        """Return the GetModelStatusResponse for a ModelSpec: every version since the server started, or the one named.
 
         Raises: ServingError.
         """
@@ -98,11 +89,13 @@ class ServerCore:
                 status.status.error_message = servable.error.message
         return response
 
-    def reload(self, config, go_on=lambda: True):
-        """Replace the configuration by a ModelServerConfig, and wait until each new model has a version or failed.
+    def reload(self, config, keep_waiting=lambda: True):
+        """Replace the configuration by a ModelServerConfig; wait until each new model is available or has failed.
 
-        `go_on()` is asked while waiting. Raises: ServingError; then the old configuration stays, unless it is a
-        model that failed.
+        A model stays new until it has been available: if its first reload ended before, the next one waits as well.
+        The wait ends when `keep_waiting()` returns false.
+        Raises: ServingError; the old configuration stays unless the error is that a new model failed, or that requests
+        are to be logged.
         """
         if config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
@@ -110,58 +103,53 @@ class ServerCore:
                 "supported"
             )
         with self._reloading:
-            before = set(self._names())
             self._apply(config)
-            new = [name for name in self._names() if name not in before]
-        failed = self._manager.wait_until_settled(new, go_on)
+        self._wait("model", keep_waiting)
+        if self._awaited and self._stopping.is_set():
+            raise ServingError(grpc.StatusCode.UNAVAILABLE, "The server stops; not every model became available")
+        model_config.check_logging(config)
+
+    def _wait(self, kind, keep_waiting=lambda: True):
+        """Wait until each model that has not been available yet is, or has failed; at most until the server stops.
+
+        Raises: ServingError if models failed; `kind` is what the message calls them.
+        """
+        names = [name for name in self._names() if name in self._awaited]
+        failed = self._manager.wait_until_settled(names, lambda: keep_waiting() and not self._stopping.is_set())
+        self._awaited.difference_update(filter(self._manager.is_available, names))
         if failed:
-            raise _unavailable("model", failed)
+            raise _unavailable(kind, failed)
 
     def _names(self):
         return [model.name for model in self._config.model_config_list.config]
 
     def _apply(self, config):
-        """Check a configuration, then make it the one in force."""
-        self._check(config)
-        labels = self._checked_labels(config)
-        before = self._names()
-        self._config, self._labels = config, labels
-        self._manager.aspire({name: {} for name in before if name not in self._names()})
-        # At once, so that a reload need not wait for the next look; `< 0` means never to look.
+        """Validate a configuration, then switch to it. As in C++, a platform is refused after the labels changed."""
+        model_config.check(config, self._config)
+        self._labels = self._check_labels(config)
+        model_config.check_platforms(config)
+        if config != self._config:
+            model_config.warn_of_what_serves_nothing(config)
+        before = set(self._names())
+        self._config = config
+        names = set(self._names())
+        self._awaited = (self._awaited & names) | (names - before)
+        self._manager.aspire({name: {} for name in before - names})
+        # Poll now, so that a reload does not wait for the next interval; `< 0` means never to poll.
         if self.options.file_system_poll_wait_seconds >= 0:
             self._poll_file_system()
 
-    def _check(self, config):
-        names, old = set(), {model.name: model for model in self._config.model_config_list.config}
-        for model in config.model_config_list.config:
-            if model.name in names:
-                raise invalid_argument(f"Illegal to list model {model.name} multiple times in config list")
-            names.add(model.name)
-            if not os.path.isabs(model.base_path) and "://" not in model.base_path:
-                raise invalid_argument(
-                    f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
-                )
-        for model in config.model_config_list.config:
-            platform = _platform(model)
-            if model.name in old and _platform(old[model.name]) != platform:
-                raise invalid_argument(
-                    f"Illegal to change a model's platform. For model {model.name} platform was "
-                    f"{_platform(old[model.name])} and new platform requested is {platform}"
-                )
-        for model in config.model_config_list.config:
-            if _platform(model) not in PLATFORMS:
-                raise invalid_argument(f"Model {model.name} requests unsupported platform {_platform(model)}")
-
-    def _checked_labels(self, config):
+    def _check_labels(self, config):
         """Return {model: {label: version}} of a configuration.
 
-        Raises: ServingError FAILED_PRECONDITION for a label of a version that is not available.
+        Raises: ServingError FAILED_PRECONDITION for a label of a version that is not available. A flag allows that for
+        a label that is new, or stays where it is.
         """
         labels = {}
         for model in config.model_config_list.config:
             for label, number in model.version_labels.items():
-                is_new = label not in self._labels.get(model.name, {})
-                may_wait = is_new and self.options.allow_version_labels_for_unavailable_models
+                stays = self._labels.get(model.name, {}).get(label, number) == number
+                may_wait = stays and self.options.allow_version_labels_for_unavailable_models
                 if not may_wait and not self._manager.is_available(model.name, number):
                     raise failed_precondition(
                         f"Request to assign label to version {number} of model {model.name}, which is not currently "
@@ -170,12 +158,17 @@ class ServerCore:
                 labels.setdefault(model.name, {})[label] = number
         return labels
 
-    def _repeat(self, interval_s, look):
-        while interval_s > 0 and not self._stopping.wait(interval_s):
-            look()
+    def _poller(self, interval_s, poll):
+        """Return a thread, not yet started, that calls `poll` at an interval until the server stops; 0 for never."""
 
-    def _look_for_versions(self):
-        # Not during a reload: what the old configuration wants would bring models back that the new one drops.
+        def repeat():
+            while interval_s > 0 and not self._stopping.wait(interval_s):
+                poll()
+
+        return threading.Thread(target=repeat, daemon=True)
+
+    def _poll_versions(self):
+        # Not during a reload: a poll of the old configuration would bring back models that the new one drops.
         with self._reloading:
             self._poll_file_system()
 
@@ -183,38 +176,18 @@ class ServerCore:
         file_system_source.poll(self._config, self._manager)
 
     def _poll_config_file(self):
-        """Apply the configuration file anew; what is wrong with it is logged, and the old one stays."""
+        """Apply the configuration file again, without waiting for models; log an error in it."""
         try:
-            self.reload(text_protos.read(self.options.model_config_file, text_protos.ModelServerConfig))
+            config = text_protos.read(self.options.model_config_file, text_protos.ModelServerConfig)
+            model_config.check_reload_of_file(config, self._config)
+            with self._reloading:
+                self._apply(config)
+            model_config.check_logging(config)
         except ServingError as error:
             log.error("Could not apply %s: %s", self.options.model_config_file, error)
 
 
-def _initial_config(options):
-    """Return the ModelServerConfig that the flags ask for.
-
-    Raises: ServingError.
-    """
-    if options.model_config_file:
-        return text_protos.read(options.model_config_file, text_protos.ModelServerConfig)
-    if not options.model_base_path:
-        raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
-    config = text_protos.ModelServerConfig()
-    config.model_config_list.config.add(
-        name=options.model_name, base_path=options.model_base_path, model_platform="tensorflow"
-    )
-    return config
-
-
-def _platform(model):
-    if not model.model_platform:
-        raise invalid_argument(
-            "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform."
-        )
-    return model.model_platform
-
-
-def _unavailable(what, failed):
+def _unavailable(kind, failed):
     """Return the error for servables that did not load."""
     reasons = "".join(f"{{{servable} due to error: {servable.error}}}, " for servable in failed)
-    return ServingError(grpc.StatusCode.UNKNOWN, f"{len(failed)} {what}(s) did not become available: {{{reasons}}}")
+    return ServingError(grpc.StatusCode.UNKNOWN, f"{len(failed)} {kind}(s) did not become available: {{{reasons}}}")

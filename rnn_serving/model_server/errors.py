@@ -1,10 +1,10 @@
-"""Errors as TensorFlow Serving answers them: a canonical code and a message."""
+"""Errors as TensorFlow Serving reports them: a canonical code and a message."""
 
 import grpc
 
 from rnn_serving.quiet_tensorflow import tf
 
-# C++ cuts the details of a gRPC error there (grpc_status_util.cc), because they travel in a header.
+# The C++ server cuts the details of a gRPC error to this many bytes, as they travel in a header (grpc_status_util.cc).
 MAX_DETAILS = 1024
 TRUNCATED = "...TRUNCATED"
 
@@ -12,7 +12,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class ServingError(Exception):
-    """An answer that is an error: `code`, a grpc.StatusCode, and `message`."""
+    """A request that fails with `code`, a grpc.StatusCode, and `message`."""
 
     def __init__(self, code, message):
         super().__init__(f"{code.name}: {message}")
@@ -20,14 +20,14 @@ class ServingError(Exception):
 
     @classmethod
     def of(cls, error):
-        """Return an error of TensorFlow's, or one that it caused, with its own code and words."""
+        """Return the ServingError for an exception; a TensorFlow error or cause keeps its code and message."""
         cause = error if isinstance(error, tf.errors.OpError) else error.__cause__
         if isinstance(cause, tf.errors.OpError):
             return cls(_CODES[cause.error_code], cause.message)
         return cls(grpc.StatusCode.UNKNOWN, str(error))
 
     def details(self):
-        """Return the message as a gRPC status carries it: cut after so many bytes."""
+        """Return the message as a gRPC status carries it, at most MAX_DETAILS bytes and a mark where it was cut."""
         encoded = self.message.encode("utf-8", "replace")
         if len(encoded) <= MAX_DETAILS:
             return encoded.decode()
@@ -40,15 +40,15 @@ def invalid_argument(message):
 
 
 def not_found(message):
-    """Return the error for a model or version that is not there."""
+    """Return the error for a model or version that does not exist."""
     return ServingError(grpc.StatusCode.NOT_FOUND, message)
 
 
 def unimplemented(message):
-    """Return the error for what this server does not do."""
+    """Return the error for a feature that this server does not have."""
     return ServingError(grpc.StatusCode.UNIMPLEMENTED, message)
 
 
 def failed_precondition(message):
-    """Return the error for a request that the loaded model does not fit."""
+    """Return the error for a request that does not fit the loaded model."""
     return ServingError(grpc.StatusCode.FAILED_PRECONDITION, message)

@@ -1,4 +1,4 @@
-"""A gRPC server whose coroutines run in an event loop, in a thread of its own, to be used like `grpc.server`."""
+"""A gRPC server that runs coroutine handlers in an event loop of its own, with the interface of `grpc.server`."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ MAX_WAITING_BATCHES = 256
 
 
 class EventLoopServer:
-    """Handlers that are coroutines run in the loop, the others in the threads of `pool`."""
+    """Coroutine handlers run in the event loop, other handlers in the threads of `pool`."""
 
     def __init__(self, pool, options):
         self._loop = asyncio.new_event_loop()
@@ -31,22 +31,22 @@ class EventLoopServer:
         self._server.add_generic_rpc_handlers(handlers)
 
     def add_registered_method_handlers(self, service_name, handlers):
-        """Answer the methods of {name: handler}; generated code offers them this way as well."""
+        """Answer the methods of {name: handler}, which generated code registers as well as generic handlers."""
         self._server.add_registered_method_handlers(service_name, handlers)
 
     def add_insecure_port(self, address):
-        """Return the port of an address that it now listens on.
+        """Listen on an address; return its port.
 
-        Raises: RuntimeError if it is taken.
+        Raises: RuntimeError if the address is taken.
         """
         return self._server.add_insecure_port(address)
 
     def start(self):
-        """Take calls."""
+        """Begin to answer calls."""
         self._run(self._server.start()).result()
 
     def stop(self, grace):
-        """Refuse new calls at once and end those in flight after `grace` seconds; return an Event that is set then."""
+        """Refuse new calls and end those in flight within `grace` seconds; return an Event that is then set."""
         stopped = threading.Event()
         self._run(self._server.stop(grace)).add_done_callback(lambda _: stopped.set())
         return stopped

@@ -1,10 +1,12 @@
-"""From directories to the versions there should be (file_system_storage_path_source.cc)."""
+"""Find the versions to serve in the model directories (file_system_storage_path_source.cc)."""
 
 import logging
 import os
 import re
 
+from rnn_serving import exports
 from rnn_serving.model_server.errors import ServingError, not_found
+from rnn_serving.quiet_tensorflow import tf
 
 log = logging.getLogger(__name__)
 
@@ -13,20 +15,22 @@ _VERSION = re.compile(r"-?[0-9]+")
 
 
 def aspired_versions(config):
-    """Return {model: {version: directory}} of every model in a ModelServerConfig.
+    """Return {model: {version: directory}} of the versions to serve for every model in a ModelServerConfig.
 
-    Raises: ServingError NOT_FOUND at the first base path that is missing: then no model gets versions.
+    Raises: ServingError NOT_FOUND at the first missing base path; then no model gets versions.
     """
-    return {model.name: _choose(model, _children(model)) for model in config.model_config_list.config}
+    return {model.name: _select_versions(model, _find_versions(model)) for model in config.model_config_list.config}
 
 
-def _children(model):
-    """Return {version: path} of the children of a model's base path whose whole name is a number."""
+def _find_versions(model):
+    """Return {version: path} of the entries of a model's base path whose whole name is a number."""
+    base_path = exports.local_path(model.base_path)
     try:
-        names = sorted(os.listdir(model.base_path))
-    except OSError as error:
+        names = _list(base_path)
+    except (OSError, tf.errors.OpError) as error:
+        reason = error.message if isinstance(error, tf.errors.OpError) else error.strerror
         raise not_found(
-            f"Could not find base path {model.base_path} for servable {model.name} with error {error.strerror}"
+            f"Could not find base path {model.base_path} for servable {model.name} with error {reason}"
         ) from error
     found = {}
     for name in names:
@@ -35,7 +39,7 @@ def _children(model):
                 log.warning(
                     "Duplicate version directories detected. Version %s of %s: taking %s", int(name), model.name, name
                 )
-            found[int(name)] = os.path.join(model.base_path, name)
+            found[int(name)] = os.path.join(base_path, name)
     if not found:
         log.warning(
             "No versions of servable %s found under base path %s. Did you forget to name your leaf directory as a "
@@ -45,8 +49,15 @@ def _children(model):
     return found
 
 
-def _choose(model, found):
-    """Return those of {version: path} that the model's version policy wants."""
+def _list(base_path):
+    """Return the sorted names in a directory, which may be in another file system of TensorFlow, such as gs://."""
+    if os.path.isabs(base_path):
+        return sorted(os.listdir(base_path))
+    return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(base_path))
+
+
+def _select_versions(model, found):
+    """Return those of {version: path} that the model's version policy selects."""
     policy = model.model_version_policy
     kind = policy.WhichOneof("policy_choice")
     if kind == "all":
@@ -62,7 +73,7 @@ def _choose(model, found):
 
 
 def poll(config, manager):
-    """Tell a manager which versions there should be; log why not, and leave all as it is, if a base path is missing."""
+    """Set the versions that a manager should serve; if a base path is missing, log it and change nothing."""
     try:
         manager.aspire(aspired_versions(config))
     except ServingError as error:

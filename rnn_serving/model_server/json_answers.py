@@ -1,47 +1,74 @@
-"""From tensors, classes and values to the JSON of REST answers (json_tensor.cc)."""
+"""Write the bodies of REST answers: predictions, classes and values as JSON (json_tensor.cc)."""
 
 import base64
+import math
 
 import numpy as np
 
 from rnn_serving.model_server import json_text
 from rnn_serving.model_server.errors import invalid_argument
-from rnn_serving.model_server.json_requests import COLUMNAR, INTEGERS, TYPE_NAMES
-from rnn_serving.quiet_tensorflow import tf
+from rnn_serving.model_server.json_predict_inputs import COLUMNAR
+from rnn_serving.model_server.json_values import INTEGERS, TYPE_NAMES
+from rnn_serving.model_server.tensors import tf_dtype
 
 
 def write_predictions(outputs, layout):
-    """Return the body of a predict answer, {alias: array} in the layout of its request.
+    """Return the body of a predict answer: the outputs {alias: array}, in the layout of the request.
 
     Raises: ServingError.
     """
-    texts = {alias: _texts(alias, array) for alias, array in outputs.items()}
     if layout == COLUMNAR:
-        nested = {alias: _nested(texts[alias], array.shape) for alias, array in outputs.items()}
-        return f'{{\n    "outputs": {_joined(nested)}\n}}'
-    rows = None
+        return f'{{\n    "outputs": {_write_columns(outputs)}\n}}'
+    return f'{{\n    "predictions": {_write_rows(outputs)}\n}}'
+
+
+def _write_columns(outputs):
+    """Return one output as a value, several as an object; each element is on a line of its own."""
+    depth = 1 if len(outputs) == 1 else 2
+    return _value_or_object(
+        {alias: _nested(_element_texts(alias, array, depth), array.shape, depth) for alias, array in outputs.items()}, 1
+    )
+
+
+def _write_rows(outputs):
+    """Return the list of rows; each is the value of one output, or the object of several."""
+    count = _row_count(outputs)
+    depth = 2 if len(outputs) == 1 else 3
+    columns = {alias: _row_texts(alias, array, depth) for alias, array in outputs.items()}
+    rows = [_value_or_object({alias: texts[row] for alias, texts in columns.items()}, 2) for row in range(count)]
+    if not rows:
+        return "[]"
+    if len(outputs) > 1:
+        return _list(rows, 1)
+    return f"[{', '.join(rows)}\n    ]"
+
+
+def _row_count(outputs):
+    """Return the number of rows, the same in every output.
+
+    Raises: ServingError.
+    """
+    count = None
     for alias, array in outputs.items():
         if not array.ndim:
             raise invalid_argument(f"Tensor name: {alias} has no shape information ")
-        if len(array) < 1:
-            raise invalid_argument(f"Tensor name: {alias} has invalid batch size: {len(array)}")
-        if rows not in (None, len(array)):
-            raise invalid_argument(f"Tensor name: {alias} has inconsistent batch size: {len(array)} expecting: {rows}")
-        rows = len(array)
-    columns = {alias: _split(texts[alias], array.shape) for alias, array in outputs.items()}
-    items = (_joined({alias: column[row] for alias, column in columns.items()}) for row in range(rows))
-    return f'{{\n    "predictions": [{", ".join(items)}\n    ]\n}}'
+        if count not in (None, len(array)):
+            raise invalid_argument(f"Tensor name: {alias} has inconsistent batch size: {len(array)} expecting: {count}")
+        count = len(array)
+    return count
 
 
-def _joined(values):
-    """Return the one value as it is, several as an object."""
+def _value_or_object(values, depth):
+    """Return a single value as it is, several as an object."""
     if len(values) == 1:
         return next(iter(values.values()))
-    return "{" + ", ".join(f"{json_text.write_string(alias)}: {text}" for alias, text in values.items()) + "}"
+    inner = _line(depth + 1)
+    members = (f"{inner}{json_text.write_string(alias)}: {text}" for alias, text in values.items())
+    return f"{{{','.join(members)}{_line(depth)}}}"
 
 
-def _texts(alias, array):
-    """Return every element of an array as JSON."""
+def _element_texts(alias, array, depth):
+    """Return the JSON of every element of an array at a depth, as a flat list."""
     flat, dtype = np.ravel(array), array.dtype
     if dtype == np.float32:
         return [json_text.write_decimal(value, np.float32, 9) for value in flat]
@@ -50,37 +77,44 @@ def _texts(alias, array):
     if dtype.kind == "O":
         values = [value if isinstance(value, bytes) else str(value).encode() for value in flat]
         if alias.endswith("_bytes"):
-            return [f'{{"b64": "{base64.b64encode(value).decode()}"}}' for value in values]
+            before, after = f'{{{_line(depth + array.ndim + 1)}"b64": "', f'"{_line(depth + array.ndim)}}}'
+            return [before + base64.b64encode(value).decode() + after for value in values]
         return [json_text.write_string(value.decode(*json_text.ENCODING)) for value in values]
     if dtype.kind == "b":
         return ["true" if value else "false" for value in flat]
     if dtype.name in INTEGERS:
         return list(map(str, flat.tolist()))
-    name = tf.as_dtype(dtype).name
+    name = tf_dtype(array).name
     raise invalid_argument(f"Failed to write JSON value for tensor type: {TYPE_NAMES.get(name, name)}")
 
 
-def _split(texts, shape):
-    """Return the JSON of each row of an array."""
-    size = len(texts) // shape[0]
-    return [_nested(texts[row * size : (row + 1) * size], shape[1:]) for row in range(shape[0])]
+def _row_texts(alias, array, depth):
+    """Return the JSON of each row of an array, on one line apart from the objects of bytes."""
+    shape, size = array.shape[1:], math.prod(array.shape[1:])
+    texts = _element_texts(alias, array, depth - 1)
+    return [_nested(texts[at * size : (at + 1) * size], shape, None) for at in range(len(array))]
 
 
-def _nested(texts, shape):
-    if not shape:
-        return texts[0]
-    for length in reversed(shape[1:]):
-        texts = [_list(texts[at : at + length]) for at in range(0, len(texts), length)] if length else []
-    if 0 in shape[1:]:
-        inner = "[]"
-        for length in reversed(shape[1 : shape.index(0, 1)]):
-            inner = _list([inner] * length)
-        texts = [inner] * shape[0]
-    return _list(texts)
+def _nested(texts, shape, depth):
+    """Return the JSON of a value; `depth` None: on one line."""
+    for axis in reversed(range(len(shape))):
+        length, count = shape[axis], math.prod(shape[:axis])
+        at_depth = None if depth is None else depth + axis
+        texts = [_list(texts[at * length : (at + 1) * length], at_depth) for at in range(count)]
+    return texts[0]
 
 
-def _list(texts):
-    return "[" + ", ".join(texts) + "]"
+def _list(texts, depth=None):
+    """Return a list; `depth` None: on one line, else with an element on each."""
+    if depth is None or not texts:
+        return "[" + ", ".join(texts) + "]"
+    inner = _line(depth + 1)
+    return f"[{inner}{(',' + inner).join(texts)}{_line(depth)}]"
+
+
+def _line(depth):
+    """Return the beginning of a line at a depth."""
+    return "\n" + "    " * depth
 
 
 def write_classifications(result):

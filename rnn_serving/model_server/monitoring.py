@@ -1,7 +1,7 @@
 """Metrics under TensorFlow Serving's names, in Prometheus's text format (prometheus_exporter.cc).
 
-A colon for every character that Prometheus does not allow gives names like `:tensorflow:serving:request_count`, and
-counters without the suffix `_total`: prometheus-client writes neither.
+prometheus-client cannot write these names: they begin with a colon, as in `:tensorflow:serving:request_count`, and
+counters lack the suffix `_total`.
 """
 
 import bisect
@@ -18,7 +18,7 @@ _BUCKETS = [10 * 1.8**power for power in range(33)]
 
 
 class Counter:
-    """A number for each combination of labels."""
+    """A count for each combination of labels."""
 
     kind = "counter"
 
@@ -28,7 +28,7 @@ class Counter:
         _METRICS.append(self)
 
     def add(self, *labels, amount=1):
-        """Count `amount` more."""
+        """Add `amount` to the count."""
         with self._lock:
             self._values[labels] = self._values.get(labels, 0) + amount
 
@@ -44,7 +44,7 @@ class Counter:
 
 
 class Histogram:
-    """How many values fell below each bound, for each combination of labels."""
+    """The number of values below each bound, for each combination of labels."""
 
     kind = "histogram"
 
@@ -54,14 +54,14 @@ class Histogram:
         _METRICS.append(self)
 
     def observe(self, value, *labels):
-        """Count a value."""
+        """Add a value."""
         with self._lock:
             counts, total = self._cells.setdefault(labels, ([0] * (len(_BUCKETS) + 1), [0.0]))
             counts[bisect.bisect_left(_BUCKETS, value)] += 1
             total[0] += value
 
     def total(self):
-        """Return how many values there were."""
+        """Return the number of values."""
         return sum(sum(counts) for counts, _ in self._cells.values())
 
     def lines(self):
@@ -104,7 +104,7 @@ def _labels(names, values):
 
 @contextlib.contextmanager
 def request(api, entrypoint, model_name):
-    """Count a request by its outcome, and time it if it succeeds."""
+    """Count a request by its status, and record its latency if it succeeds."""
     started = time.perf_counter()
     try:
         yield
@@ -117,7 +117,7 @@ def request(api, entrypoint, model_name):
 
 @contextlib.contextmanager
 def model_call(api, model_name):
-    """Time the model's part of a request."""
+    """Record the latency of a request's model call."""
     started = time.perf_counter()
     yield
     RUNTIME_LATENCY.observe((time.perf_counter() - started) * 1e6, model_name, api, "TF1")

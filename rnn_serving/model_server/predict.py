@@ -1,4 +1,4 @@
-"""The Predict call (predict_util.cc): checks in the order of the C++ server, with its words."""
+"""The Predict call (predict_util.cc): the checks and error messages of the C++ server, in its order."""
 
 import contextlib
 
@@ -17,7 +17,7 @@ METHODS = ("tensorflow/serving/predict", "tensorflow/serving/classify", "tensorf
 def predict(core, request, timeout_s=None):
     """Return the PredictResponse to a PredictRequest.
 
-    `timeout_s` is what is left of the caller's deadline, None if there is none. Raises: ServingError.
+    `timeout_s` is the time until the caller's deadline, None without one. Raises: ServingError.
     """
     with _call(core, request) as (servable, *arguments):
         outputs = servable.run(*arguments, timeout_s)
@@ -25,7 +25,7 @@ def predict(core, request, timeout_s=None):
 
 
 async def predict_async(core, request, timeout_s=None):
-    """Do as `predict` does without holding up the event loop."""
+    """Do what `predict` does without blocking the event loop."""
     with _call(core, request) as (servable, *arguments):
         outputs = await servable.run_async(*arguments, timeout_s)
     return _response(core, request, servable, outputs)
@@ -33,7 +33,7 @@ async def predict_async(core, request, timeout_s=None):
 
 @contextlib.contextmanager
 def _call(core, request):
-    """Give the body the servable that a PredictRequest means, and the arguments of its `run`.
+    """Yield the servable that a PredictRequest names, and the arguments of its `run`.
 
     Raises: ServingError.
     """
@@ -45,7 +45,7 @@ def _call(core, request):
 
 
 def _response(core, request, servable, outputs):
-    """Return the PredictResponse with {alias: array}."""
+    """Return the PredictResponse with the outputs {alias: array}."""
     response = predict_pb2.PredictResponse()
     response.model_spec.name = request.model_spec.name
     response.model_spec.signature_name = signature_name(request)
@@ -57,7 +57,7 @@ def _response(core, request, servable, outputs):
 
 
 def run_arguments(servable, request):
-    """Return the signature that a PredictRequest means, {alias: array} for it and the aliases of its outputs.
+    """Return the signature that a PredictRequest names, its inputs {alias: array} and the aliases of its outputs.
 
     Raises: ServingError.
     """
@@ -70,12 +70,12 @@ def run_arguments(servable, request):
 
 
 def signature_name(request):
-    """Return the name of the signature that a PredictRequest means."""
+    """Return the name of the signature in a PredictRequest, or the default."""
     return request.model_spec.signature_name or DEFAULT_SIGNATURE
 
 
 def check_method(servable, request):
-    """Raise INTERNAL unless the signature's method is one that a Predict call may run."""
+    """Raise INTERNAL if a Predict call may not run the signature's method."""
     signature = servable.signatures.get(signature_name(request))
     if signature is not None and signature.method_name not in METHODS:
         raise ServingError(
@@ -86,48 +86,51 @@ def check_method(servable, request):
 
 
 def decode_inputs(sent, signature):
-    """Return {alias: array} of what a request sends and, where it sends nothing, the signature's default values.
+    """Return {alias: array} of all inputs of a signature: those sent, and its defaults for the others.
 
-    Raises: ServingError INVALID_ARGUMENT unless these are the inputs of the signature.
+    Raises: ServingError INVALID_ARGUMENT if an input is missing, unknown or malformed.
     """
     names, required, defaults = set(sent), set(signature.inputs), signature.definition.defaults
     if len(names) > len(required) or (len(names) < len(required) and not defaults):
         raise invalid_argument(
             f"input size does not match signature: {len(names)}!={len(required)} "
-            f"len({{{_joined(names)}}}) != len({{{_joined(required)}}}). "
-            f"Sent extra: {{{_joined(names - required)}}}. Missing but required: {{{_joined(required - names)}}}."
+            f"len({{{_list(names)}}}) != len({{{_list(required)}}}). "
+            f"Sent extra: {{{_list(names - required)}}}. Missing but required: {{{_list(required - names)}}}."
         )
     inputs = {}
     for alias, info in signature.inputs.items():
         if alias not in names and alias not in defaults:
             raise invalid_argument(
                 f"Signature input alias: {alias}(feed name: {info.name}) not found in request and no default value "
-                f"provided. Inputs expected to be in the request {{{_joined(names)}}}, "
-                f"or default input alias set: {_joined(defaults)}"
+                f"provided. Inputs expected to be in the request {{{_list(names)}}}, "
+                f"or default input alias set: {_list(defaults)}"
             )
         inputs[alias] = decode(alias, sent[alias] if alias in names else defaults[alias])
     if names - required:
         raise invalid_argument(
-            f"Inputs contains invalid name. Used request inputs: {_joined(names & required)}, "
-            f"request input: {_joined(names)}"
+            f"Inputs contains invalid name. Used request inputs: {_list(names & required)}, "
+            f"request input: {_list(names)}"
         )
     return inputs
 
 
-def _joined(names):
+def _list(names):
     return ",".join(sorted(names))
 
 
 def output_aliases(output_filter, signature):
-    """Return the aliases to fetch: those of the filter, all if it is empty."""
-    seen = []
+    """Return the output aliases that a filter lists, all if it is empty.
+
+    Raises: ServingError INVALID_ARGUMENT for an unknown or a repeated alias.
+    """
+    aliases = []
     for alias in output_filter:
         if alias not in signature.outputs:
             raise invalid_argument(
                 f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
-                f"{{{_joined(signature.outputs)}}}."
+                f"{{{_list(signature.outputs)}}}."
             )
-        if alias in seen:
+        if alias in aliases:
             raise invalid_argument(f"duplicate output tensor alias: {alias}")
-        seen.append(alias)
-    return seen or list(signature.outputs)
+        aliases.append(alias)
+    return aliases or list(signature.outputs)

@@ -1,4 +1,4 @@
-"""A version of a model from its directory to its end: loading, warming, running, unloading."""
+"""One version of a model: load it, warm it up, run it, unload it."""
 
 import asyncio
 import contextlib
@@ -16,15 +16,20 @@ from rnn_serving.quiet_tensorflow import tf
 from tensorflow_serving.apis import get_model_status_pb2
 
 State = get_model_status_pb2.ModelVersionStatus.State
+_MODEL_FILES = (*exports.SAVED_MODEL_FILES, "model.tflite")
 
 
 class Servable:
-    """One version of one model; `state`, `error` and `model` change as the manager loads and unloads it."""
+    """One version of one model; its state changes as the manager loads and unloads it.
+
+    `error` is why a version that ended did not load; `failure` is why the last attempt failed, which others may follow.
+    """
 
     def __init__(self, name, number, directory):
         self.name, self.number, self.directory = name, number, directory
         self.state, self.error = State.START, None
         self.aspired = True
+        self.failure, self.attempts, self.next_attempt = None, 0, 0.0  # of loads; a time of `time.monotonic()`
         self._model, self._batching = None, None
         self._users, self._idle = 0, threading.Condition()
 
@@ -32,13 +37,13 @@ class Servable:
         return f"{{name: {self.name} version: {self.number}}}"
 
     def load(self, options):
-        """Load the SavedModel and send it its warm-up requests.
+        """Load the SavedModel and run its warm-up requests.
 
-        Raises: ServingError with the code and words of the C++ server.
+        Raises: ServingError with the C++ server's code and message.
         """
         check_directory(self)
         if options.prefer_tflite_model and os.path.exists(os.path.join(self.directory, "model.tflite")):
-            raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"{self.directory}: TFLite models are not served")
+            raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"{self.directory}: TFLite models are not supported")
         try:
             model = saved_model.load(self.directory, options.saved_model_tags.split(","), options.session_config)
         except exports.ExportError as error:
@@ -55,28 +60,28 @@ class Servable:
 
     @property
     def signatures(self):
-        """The signatures that can be run, by name."""
+        """The signatures of the loaded model, by name."""
         return self._model.signatures
 
     def run(self, signature, inputs, output_aliases, timeout_s=None):
-        """Return {alias: array} of a signature's outputs, joined with other requests where batching is on.
+        """Return {alias: array} of a signature's outputs; with batching, run the request in a batch.
 
         Raises: ServingError with TensorFlow's own code and message.
         """
-        with _own_words():
+        with _as_serving_errors():
             if self._batching and inputs:
                 return self._batching.run(signature, inputs, output_aliases, timeout_s)
             return signature(inputs, output_aliases, timeout_s)
 
     async def run_async(self, signature, inputs, output_aliases, timeout_s=None):
-        """Do as `run` does without holding up the event loop."""
-        with _own_words():
+        """Do the same as `run` without blocking the event loop."""
+        with _as_serving_errors():
             if self._batching and inputs:
                 return await self._batching.run_async(signature, inputs, output_aliases, timeout_s)
             return await asyncio.to_thread(signature, inputs, output_aliases, timeout_s)
 
     def acquire(self):
-        """Keep the version from being unloaded until `with servable:` ends; return it."""
+        """Return the version, which stays loaded until the end of a `with servable:`."""
         with self._idle:
             self._users += 1
         return self
@@ -99,8 +104,8 @@ class Servable:
 
 
 @contextlib.contextmanager
-def _own_words():
-    """Turn TensorFlow's errors into the server's."""
+def _as_serving_errors():
+    """Turn TensorFlow's errors into ServingErrors."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -108,13 +113,13 @@ def _own_words():
 
 
 def check_directory(servable):
-    """Raise the C++ server's error for a version that is no directory or has no SavedModel in it."""
-    if not os.path.isdir(servable.directory):
+    """Raise the C++ server's error for a version that is not a directory or has no SavedModel."""
+    if not tf.io.gfile.isdir(servable.directory):
         raise failed_precondition(
             f"Error while attempting to reserve resources to load servable {servable}: "
             f"{servable.directory}; Not a directory"
         )
-    if not any(os.path.exists(os.path.join(servable.directory, name)) for name in ("saved_model.pb", "model.tflite")):
+    if not any(tf.io.gfile.exists(os.path.join(servable.directory, name)) for name in _MODEL_FILES):
         raise not_found(
             "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
             f"`saved_model.pb`)\nSpecified file path: {servable.directory}"
@@ -122,7 +127,7 @@ def check_directory(servable):
 
 
 def _load_error(error, directory, tags):
-    """Return the C++ server's error for what Python's loader said."""
+    """Return the C++ server's error for an error of Python's loader."""
     if "could not be found in SavedModel" in str(error):
         listed = " ".join(tags.split(","))
         return not_found(
@@ -131,4 +136,8 @@ def _load_error(error, directory, tags):
         )
     if isinstance(error.__cause__, tf.errors.OpError):
         return ServingError.of(error)
-    return ServingError(grpc.StatusCode.DATA_LOSS, f"Can't parse {directory}/saved_model.pb as binary proto: {error}")
+    path = os.path.join(directory, exports.SAVED_MODEL_FILE)
+    form = "binary" if os.path.exists(path) else "text"
+    return ServingError(
+        grpc.StatusCode.DATA_LOSS, f"Can't parse {path if form == 'binary' else path + 'txt'} as {form} proto: {error}"
+    )

@@ -1,4 +1,4 @@
-"""From TensorProto to NumPy and back, as TensorFlow's C++ decodes and TensorFlow Serving encodes."""
+"""Decode TensorProtos as TensorFlow's C++ does, and encode arrays as TensorFlow Serving does."""
 
 import math
 
@@ -9,7 +9,7 @@ from rnn_serving.quiet_tensorflow import tf
 
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
-# Field of TensorProto, and the type of its elements, where that differs from the tensor's: {dtype: (field, element)}.
+# The field of a TensorProto that holds the elements of each dtype.
 _FIELDS = {
     types_pb2.DT_FLOAT: "float_val",
     types_pb2.DT_DOUBLE: "double_val",
@@ -28,49 +28,62 @@ _FIELDS = {
     types_pb2.DT_COMPLEX64: "scomplex_val",
     types_pb2.DT_COMPLEX128: "dcomplex_val",
 }
-# A shape can ask for any amount of memory with one value, which is repeated.
-MAX_TENSOR_BYTES = 2**31 - 1
-# Of these, as many values as the shape asks for are the tensor; for the rest C++ has rules of its own.
+# One value is repeated to fill the shape, so a small message can ask for any amount of memory.
+MAX_TENSOR_BYTES, MAX_REPEATED_BYTES = 2**31 - 1, 256 * 2**20
+# A string takes a pointer in NumPy and this much in TensorFlow, however short it is.
+_STRING_BYTES = 32
+# For these dtypes, one value per element is the tensor itself; the others have conversion rules in C++.
 _PLAIN = {types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE, types_pb2.DT_INT32, types_pb2.DT_INT64, types_pb2.DT_BOOL}
 _NUMPY_TYPES = {dtype: tf.as_dtype(dtype).as_numpy_dtype for dtype in _FIELDS}
 
-# The wire type of a packed field, by field number: what precedes its length (protobuf's encoding, wire type 2).
+# The tag that precedes a packed field's length on the wire: field number and wire type 2.
 _PACKED_TAGS = {types_pb2.DT_FLOAT: bytes([5 << 3 | 2]), types_pb2.DT_DOUBLE: bytes([6 << 3 | 2])}
 
 
 def decode(alias, tensor):
-    """Return the array that a TensorProto stands for; `alias` is the input's name in the request.
+    """Return the array in a TensorProto; `alias` is the input's name in the request.
 
-    Raises: ServingError `tensor parsing error` where C++ refuses it.
+    Raises: ServingError `tensor parsing error` if the C++ server would reject it.
     """
     try:
         check_size(tensor)
         array = _decode_plain(tensor)
         if array is not None:
             return array
-        # Values are repeated, cut or wrapped around exactly as C++ does, because it is C++ that does it.
+        if claimed_bytes(tensor) > MAX_REPEATED_BYTES:
+            raise ValueError(f"{claimed_bytes(tensor)} bytes")
+        # TensorFlow's own C++ repeats, drops and wraps around values, so these match the C++ server.
         return tf.io.parse_tensor(tensor.SerializeToString(), tf.as_dtype(tensor.dtype)).numpy()
     except (tf.errors.OpError, TypeError, ValueError) as error:
         raise invalid_argument(f"tensor parsing error: {alias}") from error
 
 
 def check_size(tensor):
-    """Raise ValueError for a tensor that NumPy or this machine cannot hold, however few its values are on the wire."""
+    """Raise ValueError for a tensor whose shape is too large for NumPy or for memory, however small its message is."""
+    rank = len(tensor.tensor_shape.dim)
+    if rank > max_rank(tensor.dtype == types_pb2.DT_STRING):
+        raise ValueError(f"rank {rank}")
+    if claimed_bytes(tensor) > MAX_TENSOR_BYTES:
+        raise ValueError(f"{claimed_bytes(tensor)} bytes")
+
+
+def claimed_bytes(tensor):
+    """Return the size that a TensorProto has in memory by its shape and dtype, 0 if it is a scalar or not valid."""
     shape = [dim.size for dim in tensor.tensor_shape.dim]
-    if len(shape) > max_rank(tensor.dtype == types_pb2.DT_STRING):
-        raise ValueError(f"rank {len(shape)}")
-    itemsize = np.dtype(_NUMPY_TYPES.get(tensor.dtype, np.uint8)).itemsize
-    if shape and min(shape) >= 0 and math.prod(shape) * itemsize > MAX_TENSOR_BYTES:
-        raise ValueError(f"{math.prod(shape)} elements")
+    if not shape or min(shape) < 0:
+        return 0
+    is_string = tensor.dtype == types_pb2.DT_STRING
+    itemsize = _STRING_BYTES if is_string else np.dtype(_NUMPY_TYPES.get(tensor.dtype, np.uint8)).itemsize
+    return math.prod(shape) * itemsize
 
 
 def max_rank(is_string):
-    """Return how many dimensions an array may have: NumPy's limit, and for strings that of TensorFlow's conversion."""
+    """Return the highest rank of an array: NumPy's limit, or for strings that of TensorFlow's conversion."""
     return 32 if is_string else 64
 
 
 def _decode_plain(tensor):
-    """Return the array if every element is there exactly once, as all ordinary clients send it, else None."""
+    """Return the array if the message has one value per element, as ordinary clients send it, else None."""
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     if tensor.tensor_shape.unknown_rank or tensor.dtype not in _NUMPY_TYPES or (shape and min(shape) < 0):
         return None
@@ -89,15 +102,17 @@ def _decode_plain(tensor):
 
 
 def encode(array):
-    """Return an array as a TensorProto with every element in the typed field, never in `tensor_content`.
+    """Return an array as a TensorProto with its elements in the typed field, never in `tensor_content`.
 
-    Clients read `.float_val` of TensorFlow Serving's answers (Tensor::AsProtoField).
+    TensorFlow Serving answers this way (Tensor::AsProtoField), and clients read `.float_val`.
     """
-    dtype = tf.as_dtype(array.dtype).as_datatype_enum
+    dtype = tf_dtype(array).as_datatype_enum
+    if dtype not in _FIELDS:  # float8 and int4, which have no typed field or a new one
+        return encode_as_content(array)
     tensor = tensor_pb2.TensorProto(dtype=dtype)
     _set_shape(tensor, array.shape)
     if dtype in _PACKED_TAGS:
-        # The field's bytes on the wire are the array's: merged at once instead of number by number.
+        # On the wire a packed field is the array's bytes, so one merge replaces a loop over the elements.
         content = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
         tensor.MergeFromString(_PACKED_TAGS[dtype] + _varint(len(content)) + content)
     else:
@@ -106,14 +121,14 @@ def encode(array):
 
 
 def encode_as_content(array):
-    """Return an array as a TensorProto whose elements are in `tensor_content`, as the flag of that name asks."""
+    """Return an array as a TensorProto with its elements in `tensor_content`."""
     array = np.asarray(array)
-    tensor = tensor_pb2.TensorProto(dtype=tf.as_dtype(array.dtype).as_datatype_enum)
+    tensor = tensor_pb2.TensorProto(dtype=tf_dtype(array).as_datatype_enum)
     _set_shape(tensor, array.shape)
     if array.dtype.kind != "O":
         tensor.tensor_content = array.tobytes()
         return tensor
-    # C++ writes strings as all lengths, then all bytes.
+    # C++ writes all lengths of strings, then all their bytes.
     values = [value if isinstance(value, bytes) else str(value).encode() for value in np.ravel(array)]
     tensor.tensor_content = b"".join([*(_varint(len(value)) for value in values), *values])
     return tensor
@@ -125,13 +140,24 @@ def _set_shape(tensor, shape):
         tensor.tensor_shape.dim.add(size=size)
 
 
+def tf_dtype(array):
+    """Return the TensorFlow dtype of an output.
+
+    Raises: ServingError INVALID_ARGUMENT for a handle of a resource, which is no value.
+    """
+    try:
+        return tf.as_dtype(array.dtype)
+    except TypeError as error:
+        raise invalid_argument(f"Outputs of type {array.dtype} have no values to answer with") from error
+
+
 def dtype_name(array):
-    """Return the name of an array's type as protobuf has it, `DT_FLOAT`."""
-    return types_pb2.DataType.Name(tf.as_dtype(array.dtype).as_datatype_enum)
+    """Return the protobuf name of an array's dtype, such as `DT_FLOAT`."""
+    return types_pb2.DataType.Name(tf_dtype(array).as_datatype_enum)
 
 
 def _elements(array, dtype):
-    """Return the elements as the typed field holds them."""
+    """Return the elements of an array as the typed field holds them."""
     flat = np.ravel(array)
     if dtype == types_pb2.DT_STRING:
         return [value if isinstance(value, bytes) else str(value).encode() for value in flat]
@@ -143,7 +169,7 @@ def _elements(array, dtype):
 
 
 def _varint(number):
-    """Encode a length as protobuf does: seven bits a byte, the lowest first."""
+    """Return a length as a protobuf varint: seven bits per byte, the lowest first."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)

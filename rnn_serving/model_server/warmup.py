@@ -1,4 +1,4 @@
-"""Warm-up requests: recorded beside a version, asked of it before it is available (saved_model_warmup.cc)."""
+"""Run the warm-up requests in a version's directory before it becomes available (saved_model_warmup.cc)."""
 
 import os
 import time
@@ -16,9 +16,9 @@ MAX_RECORDS = 1000
 
 
 def warm_up(servable, iterations=0):
-    """Send a servable the requests of its warm-up file, in order, each `iterations` times (0 counts as 1).
+    """Run the requests in a servable's warm-up file in order, each `iterations` times (0 counts as 1).
 
-    Raises: ServingError if the file is no TFRecord of PredictionLogs, has too many, or if a request fails.
+    Raises: ServingError if the file is not a TFRecord of PredictionLogs, has too many, or if a request fails.
     """
     path = os.path.join(servable.directory, WARMUP_FILE)
     if not os.path.exists(path):
