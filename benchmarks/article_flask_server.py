@@ -1,9 +1,9 @@
 """Serve a model the way the article's Flask server did: the baseline that every figure is compared with.
 
-    python benchmarks/article_flask_server.py --model_path exports/mnist --port 5000
+    python -m benchmarks.article_flask_server --model_path exports/mnist --port 5000
 
 Slow on purpose, and not to be copied: Werkzeug's development server, a connection and a Session.run for each request,
-Python's json both ways, nothing checked. The server to copy is flask_server.py.
+Python's json both ways, no input checks. The server to copy is flask_server.py.
 """
 
 import json
@@ -12,7 +12,8 @@ import logging
 import numpy as np
 from flask import Flask, request
 
-from rnn_serving import command_line, exports
+from flask_server import softmax
+from rnn_serving import addresses, command_line, exports
 from rnn_serving.dataset import IMAGE_SHAPE
 from rnn_serving.model import INPUT_KEY, OUTPUT_KEY
 from rnn_serving.quiet_tensorflow import tf
@@ -22,10 +23,10 @@ from rnn_serving.saved_model import DEFAULT_SIGNATURE, SERVE_TAG
 def main(argv=None):
     """Serve until SIGTERM or Ctrl-C; return the exit status."""
     args = parse_arguments(argv)
-    # The article's server printed a line for each request; without them the terminal is not part of what is measured.
+    # The article's server printed a line for each request; without them, the terminal is not part of the measurement.
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     app = create_app(*load_model(args.model_path))
-    app.run(args.host, args.port)
+    app.run(addresses.bare_host(args.host), args.port)
     return 0
 
 
@@ -56,8 +57,7 @@ def create_app(session, input_name, output_name):
     def predict():
         images = np.array(request.get_json()["data"], np.float32).reshape(-1, *IMAGE_SHAPE)
         logits = session.run(output_name, feed_dict={input_name: images})
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return json.dumps({"y": (exponentials / exponentials.sum(axis=1, keepdims=True)).tolist()})
+        return json.dumps({"y": softmax(logits).tolist()})
 
     return app
 

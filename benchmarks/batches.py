@@ -1,58 +1,47 @@
 """Measure images a second for requests of 1 to 512 images, by every route, beside the bare model call: the limit.
 
-    python benchmarks/batches.py --data_dir data/mnist --model_path exports/mnist --json reports/batches.json
+    python -m benchmarks.batches --data_dir data/mnist --model_path exports/mnist --json reports/batches.json
 
 The routes: the article's Flask server, the Flask endpoint with one worker, the Flask gateway, the model server over
-REST and gRPC, and tensorflow_model_server where the machine has it (or TFSERVING says). Starts and stops every server
+REST and gRPC, and tensorflow_model_server if the machine has it (or TFSERVING says so). Starts and stops every server
 itself. Prints the table; with --json writes it, and the curves beside it as .svg.
-An answer that is missing, or is not the bare model's, is an error. Nothing else may run meanwhile.
+An answer that is missing, or differs from the bare model's, is an error. Run nothing else in the meantime.
 """
 
-import contextlib
 import statistics
 import time
 
-from figures import about, describe_run, in_turns, ratios
-from routes import Answers, open_model, open_routes
-from tables import add_flags, as_svg, described, pyplot, report, with_quick
-from tqdm import tqdm
-
-from rnn_serving import command_line, dataset, processes
+from benchmarks import plots, server_processes, table_pictures, tables
+from benchmarks.rounds import in_turns, ratios
+from benchmarks.routes import open_routes
+from benchmarks.table_pictures import BARE
+from rnn_serving import command_line
 
 SIZES, QUICK_SIZES = [2**power for power in range(10)], [1, 32]
 # Seconds a turn lasts, at least one request long.
 TURN_S, QUICK_TURN_S = 0.25, 0.05
-BARE = "bare model call"
+TITLE = "Images a second by the size of a request"
 NOTE = (
-    "Images a second of one caller, who encodes a request, waits for its answer and decodes it; in brackets, what part "
-    "that is of the bare call of the same SavedModel in this process. Medians over the rounds, the parts' too. The "
-    "Flask endpoint runs a large request in batches of 32, its default."
+    "Images a second of one caller, who encodes a request, waits for its answer and decodes it; in brackets, the share "
+    "of the bare call of the same SavedModel in this process. Medians over the rounds, of the shares too. The Flask "
+    "endpoint runs a large request in batches of 32, its default."
 )
 
 
 def main(argv=None):
     """Measure, report, and return the exit status."""
     args = parse_arguments(argv)
-    processes.end_on_sigterm()
-    test = dataset.load_test_images(args.data_dir, args.num_tests)
-    conditions = describe_run(args, test)
-    with contextlib.ExitStack() as stack:
-        base, model = open_model(stack, args.model_path)
-        article_url = stack.enter_context(processes.ArticleServer(base))
-        routes = open_routes(stack, base, article_url)
-        rates = measure(args, routes, Answers(model, test.images))
-    columns, rows = rates_table(rates)
-    title = "Images a second by the size of a request"
-    result = described(title, columns, rows, f"{NOTE} {about(conditions)}", conditions)
-    report(result, args.json, lambda: curves(rates, title))
+    with tables.open_bench(args) as bench:
+        article_url = bench.stack.enter_context(server_processes.ArticleServer(bench.base))
+        rates = measure(args, open_routes(bench.stack, bench.base, article_url), bench.answers)
+    table = tables.make_table(TITLE, *rates_table(rates), NOTE, bench.conditions)
+    tables.report(table, args.json, lambda: picture(table))
     return 0
 
 
 def parse_arguments(argv):
     """Return the parsed flags; a wrong one ends the process with status 2."""
-    parser = command_line.parser(__doc__)
-    add_flags(parser, rounds=3, num_tests=512)
-    return with_quick(parser.parse_args(argv))
+    return tables.parse_arguments(argv, __doc__, rounds=3, num_tests=512)
 
 
 def measure(args, routes, answers):
@@ -61,19 +50,17 @@ def measure(args, routes, answers):
     asks |= {route.name: (route.kind, lambda images, of=route: of.ask(images)[0]) for route in routes}
     sizes, turn_s = (QUICK_SIZES, QUICK_TURN_S) if args.quick else (SIZES, TURN_S)
     batches = {size: answers.batches(size) for size in sizes}
-    with tqdm(total=args.rounds * len(sizes) * len(asks), unit="turn", disable=None) as bar:
 
-        def turn(name, size):
-            bar.update()
-            return images_per_second(name, *asks[name], answers, batches[size], turn_s)
+    def turn(name, size):
+        return images_per_second(name, *asks[name], answers, batches[size], turn_s)
 
-        turns = {(name, size): lambda of=(name, size): turn(*of) for size in sizes for name in asks}
-        rates = in_turns(args.rounds, turns)
+    turns = {(name, size): lambda of=(name, size): turn(*of) for size in sizes for name in asks}
+    rates = in_turns(args.rounds, turns, with_progress=True)
     return {name: {size: rates[name, size] for size in sizes} for name in asks}
 
 
 def images_per_second(name, kind, ask, answers, batches, turn_s):
-    """Ask for batches until a turn is over, after one that does not count; check the answers; return the rate."""
+    """Send batches until a turn is over, after a warm-up batch; check the answers; return the rate."""
     ask(batches[0][1])
     asked, began = [], time.perf_counter()
     while (elapsed := time.perf_counter() - began) < turn_s:
@@ -90,30 +77,16 @@ def rates_table(rates):
     for size, limits in rates[BARE].items():
         cells = []
         for name, by_size in rates.items():
-            part = statistics.median(ratios(by_size[size], limits))
+            share = statistics.median(ratios(by_size[size], limits))
             rate = f"{statistics.median(by_size[size]):,.0f}"
-            cells.append(rate if name == BARE else f"{rate} ({100 * part:.0f} %)")
+            cells.append(rate if name == BARE else f"{rate} ({100 * share:.0f} %)")
         rows.append([size, *cells])
     return ["images a request", *rates], rows
 
 
-def curves(rates, title):
-    """Return the rates over the sizes, both by orders of magnitude, as an SVG."""
-    plt = pyplot()
-    figure, axis = plt.subplots(figsize=(9, 5), layout="constrained")
-    for name, by_size in rates.items():
-        medians = [statistics.median(values) for values in by_size.values()]
-        style = {"color": "black", "linestyle": "--"} if name == BARE else {"marker": "o", "markersize": 4}
-        axis.plot(list(by_size), medians, linewidth=1.5, label=name, **style)
-    axis.set(title=title, xlabel="images a request", ylabel="images a second")
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
-    axis.set_xticks(list(rates[BARE]), list(map(str, rates[BARE])))
-    axis.yaxis.set_major_formatter("{x:,.0f}")
-    axis.grid(color="#dddddd", linewidth=0.8)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False)
-    return as_svg(plt, figure)
+def picture(table):
+    """Return the rates over the sizes, on logarithmic axes, as an SVG."""
+    return plots.standalone(table_pictures.batches(table))
 
 
 if __name__ == "__main__":

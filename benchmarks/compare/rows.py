@@ -1,4 +1,4 @@
-"""Sum turns of load up to the rows of the comparison, with ratios, marks and the finding in a sentence."""
+"""Sum up turns of load as the rows of the comparison, with ratios and marks."""
 
 import math
 import statistics
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnn_serving import latency
+from rnn_serving.clients.load import GradedLoad
+from rnn_serving.clients.report import make_report
 
 BASELINE, FLASK = "article", "flask"
-# The share of a core from which on the load generator, a single thread, counts as what held the throughput down.
+# The share of a core from which on the load generator, a single thread, counts as the bottleneck.
 BUSY_LIMIT = 0.9
 # The share of the requests due that may be missing for a server to keep up with a rate.
 MISSING_LIMIT = 0.05
-# What the finding is about, beside the fewest callers.
+# The finding is about this number of callers, and about the fewest.
 MANY_CALLERS = 32
 DISTRIBUTION = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9, 100)
 
@@ -33,14 +34,14 @@ class Point:
 def make_rows(servers, points, dataset_name, num_tests):
     """Return the rows: for each point those of all servers; a server that failed has one that says so."""
     baselines = {name: next((each for each in servers if each.server == name), None) for name in (BASELINE, FLASK)}
-    rows, said = [], set()
+    rows, reported = [], set()
     for point in points:
         for server in servers:
             turns = server.turns.get(point, [])
-            if not turns and (not server.failure or id(server) in said):
+            if not turns and (not server.failure or id(server) in reported):
                 continue
             if not turns or not turns[-1].latencies_s:
-                said.add(id(server))
+                reported.add(id(server))
             row = _row(server, point, turns, dataset_name, num_tests) | _ratios(turns, point, baselines)
             rounds = max(len(other.turns.get(point, [])) for other in servers)
             rows.append(row | {"marks": marks(row, server, rounds)})
@@ -48,16 +49,16 @@ def make_rows(servers, points, dataset_name, num_tests):
 
 
 def _row(server, point, turns, dataset_name, num_tests):
-    """Return the clients' report of all turns of a server at a point, and what else is known."""
+    """Return the clients' report of all turns of a server at a point, with the fields of the comparison."""
     asked, not_right = (set().union(*sets) for sets in ([t.asked for t in turns], [t.not_right for t in turns]))
     errors = [error for turn in turns for error in turn.errors] or ([] if turns else [server.failure])
-    whole = latency.Load(
+    whole = GradedLoad(
         sum(turn.elapsed_s for turn in turns) or 1.0,
         [seconds for turn in turns for seconds in turn.latencies_s],
         len(asked - not_right),
         errors,
     )
-    report = latency.make_report(
+    report = make_report(
         *(server.server, server.protocol, server.version, dataset_name, whole),
         *(len(asked) or num_tests, point.concurrency, 1),
     )
@@ -84,7 +85,7 @@ def _distribution(latencies_s):
 
 
 def marks(row, server, rounds):
-    """Return what the reader of a row has to know; the other servers had `rounds` turns."""
+    """Return remarks for the reader of a row; the other servers had `rounds` turns."""
     medians = row["p50_of_rounds_ms"]
     found = [server.failure] if server.failure and (not medians or medians[-1] is None) else []
     found += [server.remark] if server.remark else []
@@ -102,7 +103,7 @@ def marks(row, server, rounds):
 
 
 def _keeps_up(row):
-    """Return whether as many were answered as arrive at random: their number varies by its square root."""
+    """Return whether the answers match the rate; the number of random arrivals varies by its square root."""
     due = row["rate_rps"] * row["elapsed_s"]
     return row["requests"] - row["errors"] >= due - max(MISSING_LIMIT * due, 3 * due**0.5)
 
@@ -113,7 +114,7 @@ def nearest(concurrencies, wanted):
 
 
 def is_wrong(row):
-    """Return whether a request of a row went without an answer or got another one than the model's."""
+    """Return whether a request of a row had no answer, or another one than the model's."""
     return bool(row["errors"] or row["different"] or row["remark"])
 
 
@@ -145,43 +146,3 @@ def spread(values):
 def label(row):
     """Return the name of a row's server, with the protocol where it has several."""
     return row["server"] if row["protocol"] == "HTTP/JSON" else f"{row['server']} {row['protocol']}"
-
-
-def finding(rows):
-    """Return what was found, in a sentence or two, from the rows without a failure."""
-    good = [row for row in rows if row["concurrency"] and not is_wrong(row)]
-    if not good:
-        return "No server gave every answer that the model gives; the remarks of the rows say what came instead."
-    many = nearest([row["concurrency"] for row in good], MANY_CALLERS)
-    few = min(row["concurrency"] for row in good)
-    most = _ranked([row for row in good if row["concurrency"] == many], "throughput_rps", -1)
-    quickest = _ranked([row for row in good if row["concurrency"] == few], "p50_ms", 1)
-    first, fastest = most[0], quickest[0]
-    return (
-        f"At concurrency {many}, {label(first)} answers the most: {first['throughput_rps']:,.0f} requests a second"
-        f"{_times(first, 'throughput')}{_tied(most, 'throughput_of_rounds_rps')}. "
-        f"At concurrency {few}, {label(fastest)} answers soonest: {fastest['latency_ms']['p50']:.2f} ms at the median"
-        f"{_times(fastest, 'p50')}{_tied(quickest, 'p50_of_rounds_ms')}."
-    )
-
-
-def _ranked(rows, what, sign):
-    return sorted(rows, key=lambda row: sign * (row["latency_ms"]["p50"] if what == "p50_ms" else row[what]))
-
-
-def _times(row, what):
-    ratio = row["ratio_to_article"][what]
-    if row["server"] == BASELINE or not ratio:
-        return ""
-    by_round = f" ({ratio['min']:.2f} to {ratio['max']:.2f} by round)" if ratio["min"] < ratio["max"] else ""
-    return f", {ratio['median']:.2f} times the article's Flask server{by_round}"
-
-
-def _tied(ranked, rounds):
-    """Return who else may be first: those whose rounds overlap with the first one's."""
-    low, high = min(ranked[0][rounds]), max(ranked[0][rounds])
-    others = [label(row) for row in ranked[1:] if min(row[rounds]) <= high and max(row[rounds]) >= low]
-    if not others:
-        return ""
-    who = f"those of {others[0]}" if len(others) == 1 else f"those of {len(others)} others"
-    return f"; its rounds overlap with {who}"
