@@ -2,8 +2,8 @@
 
     python -m examples.seq2seq.export
 
-The first is monolithic: strings in and out, text work and vocabularies inside. The second is the network alone, numbers
-in and out, for the pipeline. Both appear whole or not at all, and only if they answer as the checkpoint does.
+The first is monolithic: strings in and out, with text work and vocabularies in the graph. The second is the network
+alone, ids in and out, for the pipeline. They are published together, and only if both answer as the checkpoint does.
 """
 
 import contextlib
@@ -11,99 +11,78 @@ from pathlib import Path
 
 import numpy as np
 
-from examples.seq2seq import text
-from examples.seq2seq.model import Seq2Seq
+from examples.seq2seq import saved_run
 from examples.seq2seq.text import IDS_KEY, REPLY_IDS_KEY, REPLY_KEY, TEXT_KEY
 from examples.seq2seq.text_model import IdsModel, TextModel
-from rnn_serving import checkpoint, command_line, exports, files, saved_model
-from rnn_serving.command_line import UserError, first_line
+from rnn_serving import command_line, exports, publish, saved_model
+from rnn_serving.command_line import UserError
 from rnn_serving.quiet_tensorflow import tf
+from rnn_serving.saved_model import DEFAULT_SIGNATURE
 
-# What is asked before publishing, besides all questions of the corpus.
+# Asked before publishing, in addition to all questions of the corpus.
 ODD_QUESTIONS = ("", "?!", "xyzzy", "HOW are \u2018you\u2019", "hello xyzzy", "caf\u00e9\u3000hello", 20 * "you ")
+
+
+def write_saved_models(model, vocabulary, staging, ids_staging):
+    """Write both SavedModels; the pipeline reads the vocabularies from files beside the network."""
+    vocabulary_directory = (ids_staging / exports.PROVENANCE_FILE).parent
+    vocabulary_directory.mkdir()
+    vocabulary.write(vocabulary_directory)
+    # The monolithic model's lookup tables read the same files, so that they become its assets.
+    for module, directory in ((TextModel(model, vocabulary_directory), staging), (IdsModel(model), ids_staging)):
+        tf.saved_model.save(module, str(directory), {DEFAULT_SIGNATURE: module.reply})
+
+
+def check_saved_models(model, vocabulary, staging, ids_staging, texts):
+    """Raise UserError unless checkpoint and SavedModels give the same answers to questions, bytes (N,)."""
+    expected = vocabulary.reply(texts, lambda ids: model(ids).numpy())
+    with contextlib.closing(saved_model.load(ids_staging)) as loaded:
+        network = loaded.signatures[DEFAULT_SIGNATURE]
+        by_pipeline = vocabulary.reply(texts, lambda ids: network({IDS_KEY: ids})[REPLY_IDS_KEY])
+    with contextlib.closing(saved_model.load(staging)) as loaded:
+        by_graph = loaded.signatures[DEFAULT_SIGNATURE]({TEXT_KEY: texts})[REPLY_KEY]
+    for question, wanted, *found in zip(texts, expected, by_pipeline, (reply.decode() for reply in by_graph)):
+        if found != [wanted, wanted]:
+            raise UserError(f"{question!r} is answered {found}; expected twice {wanted!r}, nothing is published")
 
 
 def main(argv=None):
     """Export one checkpoint as one version of each model; return the exit status."""
     args = parse_arguments(argv)
     base, ids_base = Path(args.export_base_path), Path(f"{args.export_base_path}_ids")
-    run, vocabulary, model = load(args.checkpoint_dir)
+    run, vocabulary, model = saved_run.load(args.checkpoint_dir)
+    texts = np.array([question.encode() for question in (*run["questions"], *ODD_QUESTIONS)], object)
     version = args.model_version or max(exports.next_version(base), exports.next_version(ids_base))
-    with contextlib.ExitStack() as published_together:
-        staging, ids_staging = (
-            published_together.enter_context(exports.publishing(path, version, args.overwrite))
-            for path in (base, ids_base)
-        )
-        try:
-            write(staging, ids_staging, model, vocabulary)
-        except tf.errors.OpError as error:
-            raise UserError(f"{staging}: {first_line(error)}; expected to write an export there") from error
-        for path, directory in ((base, staging), (ids_base, ids_staging)):
-            write_provenance(directory, path.resolve().name, version, run)
-        questions = check(staging, ids_staging, model, vocabulary, run["questions"])
-    print(f"Checkpoint and both SavedModels give the same answers to {questions} questions")
+    examples, ids_examples = example_inputs(vocabulary, texts)
+    with (
+        publish.publish(base, version, origin(run), examples, overwrite=args.overwrite) as staging,
+        publish.publish(ids_base, version, origin(run), ids_examples, overwrite=args.overwrite) as ids_staging,
+    ):
+        write_saved_models(model, vocabulary, staging, ids_staging)
+        check_saved_models(model, vocabulary, staging, ids_staging, texts)
+    print(f"Checkpoint and both SavedModels give the same answers to {len(texts)} questions")
     for path in (base, ids_base):
         print(f"Exported {args.checkpoint_dir} to {path / str(version)}")
     return 0
+
+
+def example_inputs(vocabulary, texts):
+    """Return the inputs by which both models are shown to treat rows independently."""
+    inputs = ({TEXT_KEY: texts}, {IDS_KEY: vocabulary.encode(texts)})
+    return [[publish.ExampleInputs(DEFAULT_SIGNATURE, each)] for each in inputs]
+
+
+def origin(run):
+    """Return where both models come from, for model.json."""
+    return {key: run.get(key) for key in ("dataset", "answered", "flags")}
 
 
 def parse_arguments(argv):
     """Return the parsed flags; a wrong one ends the process with status 2."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--checkpoint_dir", default="checkpoints/seq2seq", help="what to export")
-    parser.add_argument(
-        "--export_base_path", default="exports/seq2seq", help="directory of the versions; <it>_ids is the other one"
-    )
-    parser.add_argument(
-        "--model_version", type=command_line.version_number, help="number to publish (default: the next one)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the version if it exists")
+    publish.add_flags(parser, base_path="exports/seq2seq")
     return parser.parse_args(argv)
-
-
-def load(directory):
-    """Return (run.json, vocabulary, model) that train.py left in a directory; raise UserError if they are not there."""
-    if not (Path(directory) / checkpoint.RUN_FILE).exists():
-        raise UserError(f"{directory}: no checkpoint; expected what `python -m examples.seq2seq.train` writes")
-    run = checkpoint.read_run(directory)
-    try:
-        vocabulary = text.Vocabulary(run["question_words"], run["answer_words"])
-        model = Seq2Seq(len(vocabulary.questions), len(vocabulary.answers), run["flags"]["num_hidden"])
-        reader = tf.train.Checkpoint(model=model).read(str(Path(directory) / run["checkpoint"]))
-        reader.assert_existing_objects_matched().expect_partial()
-    except (*checkpoint.READ_ERRORS, AssertionError, TypeError) as error:
-        raise checkpoint.unreadable(directory, error) from error
-    return run, vocabulary, model
-
-
-def write(staging, ids_staging, model, vocabulary):
-    """Write the SavedModels into the directories; the pipeline finds the vocabularies beside the network."""
-    beside = ids_staging / exports.PROVENANCE_FILE
-    beside.parent.mkdir()
-    vocabulary.write(beside.parent)
-    for module, directory in ((TextModel(model, beside.parent), staging), (IdsModel(model), ids_staging)):
-        tf.saved_model.save(module, str(directory), {saved_model.DEFAULT_SIGNATURE: module.reply})
-
-
-def write_provenance(directory, name, version, run):
-    """Write down beside the model where it comes from."""
-    told = {key: run.get(key) for key in ("dataset", "answered", "flags", "versions")}
-    files.write_json(directory / exports.PROVENANCE_FILE, {"model": name, "version": version, **told})
-
-
-def check(staging, ids_staging, model, vocabulary, questions):
-    """Return how many questions were asked of checkpoint and SavedModels; raise UserError unless all answers agree."""
-    texts = np.array([question.encode() for question in (*questions, *ODD_QUESTIONS)], object)
-    expected = vocabulary.reply(texts, lambda ids: model(ids).numpy())
-    with contextlib.closing(saved_model.load(ids_staging)) as loaded:
-        call = loaded.signatures[saved_model.DEFAULT_SIGNATURE]
-        by_pipeline = vocabulary.reply(texts, lambda ids: call({IDS_KEY: ids})[REPLY_IDS_KEY])
-    with contextlib.closing(saved_model.load(staging)) as loaded:
-        replies = loaded.signatures[saved_model.DEFAULT_SIGNATURE]({TEXT_KEY: texts})[REPLY_KEY]
-    for question, wanted, *got in zip(texts, expected, by_pipeline, (reply.decode() for reply in replies)):
-        if got != [wanted] * 2:
-            raise UserError(f"{question!r} is answered {got}; expected twice {wanted!r}, nothing is published")
-    return len(texts)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The network: a GRU reads the question, another one writes the answer and looks back with attention."""
+"""The network: a GRU encodes the question; another one decodes the answer, with attention to the question."""
 
 import math
 
@@ -9,7 +9,7 @@ IDS_SPEC = tf.TensorSpec((None, MAX_WORDS), tf.int32, "ids")
 
 
 class GRU(tf.Module):
-    """A gated recurrent unit (Cho et al., 2014), with the reset gate behind the product as cuDNN has it."""
+    """A gated recurrent unit (Cho et al., 2014), with the reset gate after the matrix product, as in cuDNN."""
 
     def __init__(self, inputs, units, seed):
         super().__init__()
@@ -18,7 +18,7 @@ class GRU(tf.Module):
         self.bias, self.recurrent_bias = (tf.Variable(tf.zeros(3 * units)) for _ in range(2))
 
     def __call__(self, x, state):
-        """Return the next state, (N, units), after an input (N, inputs)."""
+        """Return the next state, (N, units), from an input, (N, inputs), and the state."""
         update, reset, candidate = tf.split(tf.matmul(x, self.kernel) + self.bias, 3, axis=1)
         recurrent = tf.matmul(state, self.recurrent_kernel) + self.recurrent_bias
         recurrent_update, recurrent_reset, recurrent_candidate = tf.split(recurrent, 3, axis=1)
@@ -28,22 +28,22 @@ class GRU(tf.Module):
 
 
 class Seq2Seq(tf.Module):
-    """From a question's numbers, int32 (N, MAX_WORDS), to an answer's, (N, MAX_REPLY)."""
+    """Ids of questions, int32 (N, MAX_WORDS), to ids of answers, int32 (N, MAX_REPLY)."""
 
-    def __init__(self, num_questions, num_answers, units=128, seed=0):
-        """Make the variables, for so many words of questions and of answers; the same `seed` gives the same values."""
+    def __init__(self, num_question_words, num_answer_words, units=128, seed=0):
+        """Create the variables for vocabularies of the given sizes; the same `seed` gives the same values."""
         super().__init__(name="seq2seq")
-        self.num_questions, self.units, embedding = num_questions, units, units // 2
-        self.question_embedding = tf.Variable(_glorot(num_questions, embedding, (seed, 2)))
-        self.answer_embedding = tf.Variable(_glorot(num_answers, embedding, (seed, 3)))
+        self.num_question_words, self.units, embedding = num_question_words, units, units // 2
+        self.question_embedding = tf.Variable(_glorot(num_question_words, embedding, (seed, 2)))
+        self.answer_embedding = tf.Variable(_glorot(num_answer_words, embedding, (seed, 3)))
         self.encoder, self.decoder = GRU(embedding, units, seed), GRU(embedding, units, seed + 1)
         self.attention = tf.Variable(_glorot(units, units, (seed, 4)))
         self.combination = tf.Variable(_glorot(2 * units, units, (seed, 5)))
-        self.output = tf.Variable(_glorot(units, num_answers, (seed, 6)))
+        self.output = tf.Variable(_glorot(units, num_answer_words, (seed, 6)))
 
     def encode(self, ids):
-        """Return (states after each word (N, width, units), the last one, which are words) of ids (N, width)."""
-        ids = tf.where((ids >= 0) & (ids < self.num_questions), ids, UNKNOWN)
+        """Return states after each word (N, width, units), the last state, and which ids (N, width) are words."""
+        ids = tf.where((ids >= 0) & (ids < self.num_question_words), ids, UNKNOWN)
         words, states = tf.not_equal(ids, PAD), []
         state = tf.zeros((tf.shape(ids)[0], self.units))
         embedded = tf.unstack(tf.gather(self.question_embedding, ids), axis=1)
@@ -53,7 +53,7 @@ class Seq2Seq(tf.Module):
         return tf.stack(states, axis=1), state, words
 
     def decode(self, previous, state, states, words):
-        """Return the next word's logits, (N, answers), and the decoder's next state, given the word before it, (N,)."""
+        """Return the logits of the next word, (N, answer words), and the next state, given the previous word, (N,)."""
         state = self.decoder(tf.gather(self.answer_embedding, previous), state)
         scores = tf.linalg.matvec(states, tf.matmul(state, self.attention))
         weights = tf.nn.softmax(tf.where(words, scores, -1e9))
@@ -62,7 +62,7 @@ class Seq2Seq(tf.Module):
         return tf.matmul(combined, self.output), state
 
     def loss(self, ids, answers):
-        """Return the mean cross-entropy of each word of the answers given the words before it; both may be narrower."""
+        """Return the mean cross-entropy of the answers' words, each given those before it; both may be narrower."""
         states, state, words = self.encode(ids)
         targets, logits, previous = tf.unstack(answers, axis=1), [], tf.fill(tf.shape(answers)[:1], END)
         for target in targets:
@@ -70,12 +70,12 @@ class Seq2Seq(tf.Module):
             logits.append(step_logits)
             previous = target
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(answers, tf.stack(logits, axis=1))
-        # Of the padding, only the first counts: it is the answer's end.
+        # Only the first padding counts: it is the end of the answer.
         counts = tf.cast(tf.concat([tf.ones_like(answers[:, :1]), answers[:, :-1]], axis=1) != END, tf.float32)
         return tf.reduce_sum(losses * counts) / tf.reduce_sum(counts)
 
     def __call__(self, ids):
-        """Return the answers, int32 (N, MAX_REPLY), taking the likeliest word each time until all have ended."""
+        """Return the answers, int32 (N, MAX_REPLY), by greedy decoding until all have ended."""
         states, state, words = self.encode(ids)
 
         def write_word(step, previous, state, replies):
@@ -85,16 +85,16 @@ class Seq2Seq(tf.Module):
             word = tf.where(ended, END, tf.argmax(logits, axis=1, output_type=tf.int32))
             return step + 1, word, state, replies + word[:, None] * tf.one_hot(step, MAX_REPLY, dtype=tf.int32)
 
-        def goes_on(step, previous, *_):
+        def has_more(step, previous, *_):
             return tf.equal(step, 0) | tf.reduce_any(tf.not_equal(previous, END))
 
         count = tf.shape(ids)[0]
-        nothing = tf.fill([count, MAX_REPLY], END)  # 0, to which each word is added in its place
-        start = (0, tf.fill([count], END), state, nothing)
-        return tf.while_loop(goes_on, write_word, start, maximum_iterations=MAX_REPLY)[-1]
+        empty = tf.fill([count, MAX_REPLY], END)  # zeros, to which each word is added in its place
+        start = (0, tf.fill([count], END), state, empty)
+        return tf.while_loop(has_more, write_word, start, maximum_iterations=MAX_REPLY)[-1]
 
 
 def _glorot(rows, columns, seed):
-    """Draw a (rows, columns) matrix that keeps the variance of what passes through it (Glorot & Bengio, 2010)."""
+    """Return a random (rows, columns) matrix that keeps the variance of its inputs (Glorot & Bengio, 2010)."""
     limit = math.sqrt(6 / (rows + columns))
     return tf.random.stateless_uniform((rows, columns), seed, -limit, limit)

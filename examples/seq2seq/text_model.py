@@ -1,6 +1,6 @@
-"""What is exported: the network with text.py's work around it, done by TensorFlow's ops, and the network alone.
+"""The modules to export: the network with the text work around it, and the network alone.
 
-Only ops that every TensorFlow server has; the vocabularies are assets, read when the model is loaded.
+The text work follows the rules in text.py with ops that every TensorFlow server has; the vocabularies are assets.
 """
 
 from pathlib import Path
@@ -8,17 +8,18 @@ from pathlib import Path
 from examples.seq2seq import text
 from examples.seq2seq.model import IDS_SPEC
 from examples.seq2seq.text import REPLY_IDS_KEY, REPLY_KEY, TEXT_KEY
+from examples.seq2seq.vocabulary import ANSWER_FILE, QUESTION_FILE
 from rnn_serving.quiet_tensorflow import tf
 
 
 class TextModel(tf.Module):
-    """Sentences in, sentences out: `text.Vocabulary.reply` with TensorFlow's ops, around the network."""
+    """Sentences in, sentences out: `Vocabulary.reply` with TensorFlow's ops, around the network."""
 
     def __init__(self, model, directory):
-        """Take the vocabularies from two files in `directory`, which are saved as assets."""
+        """Read the vocabularies from two files in `directory`, which saving copies as assets."""
         super().__init__()
         line, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
-        questions, answers = (str(Path(directory) / name) for name in (text.QUESTION_FILE, text.ANSWER_FILE))
+        questions, answers = (str(Path(directory) / name) for name in (QUESTION_FILE, ANSWER_FILE))
         self.model = model
         self.question_ids = tf.lookup.StaticHashTable(
             tf.lookup.TextFileInitializer(questions, tf.string, line, tf.int64, number), text.UNKNOWN
@@ -36,8 +37,8 @@ class TextModel(tf.Module):
         return {REPLY_KEY: tf.where(tf.reduce_any(ids != text.PAD, axis=1), replies, text.SILENCE_REPLY)}
 
     def encode(self, texts):
-        """Return int32 (N, MAX_WORDS); InvalidArgumentError for what is too long or no UTF-8."""
-        # Whatever is no UTF-8 would come back with a sign of replacement in its place.
+        """Return ids, int32 (N, MAX_WORDS); InvalidArgumentError if a text is too long or not valid UTF-8."""
+        # Transcoding puts a replacement character in the place of invalid bytes.
         is_utf8 = tf.equal(texts, tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace"))
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(is_utf8), [text.NOT_UTF8])]):
             texts = tf.strings.lower(texts)
@@ -50,14 +51,14 @@ class TextModel(tf.Module):
         return ids.to_tensor(text.PAD, shape=(None, text.MAX_WORDS))
 
     def decode(self, ids):
-        """Return the sentences, (N,), that numbers, int32 (N, MAX_REPLY), stand for."""
+        """Return the sentences, string (N,), with the given ids, int32 (N, MAX_REPLY)."""
         words = tf.where(tf.equal(ids, text.END), "", self.answer_words.lookup(tf.cast(ids, tf.int64)))
         sentences = tf.strings.strip(tf.strings.reduce_join(words, axis=1, separator=" "))
-        return tf.strings.regex_replace(sentences, *text.JOIN_SIGNS)
+        return tf.strings.regex_replace(sentences, *text.JOIN_MARKS)
 
 
 class IdsModel(tf.Module):
-    """Numbers in, numbers out: the network alone."""
+    """Ids in, ids out: the network alone."""
 
     def __init__(self, model):
         super().__init__()

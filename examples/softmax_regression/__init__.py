@@ -1,0 +1,1 @@
+"""Softmax regression on images of digits, exported with two signatures."""
