@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up, then run the whole pipeline; the arguments are those of scripts/run_pipeline.py.
+# Set up, then run every step in order. The arguments are those of scripts/run_pipeline.py.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 

@@ -1,4 +1,4 @@
-# Sourced by run.sh and test.sh: makes .venv once and leaves $python set to its interpreter.
+# Sourced by run.sh and test.sh: creates .venv when it is missing or out of date, and sets $python to its interpreter.
 
 CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
@@ -9,8 +9,9 @@ fail() {
 
 find_python() {
     local name
-    # Asked for its version because a name alone says little: pyenv puts python3.12 on PATH for versions it would refuse.
-    for name in python3.11 python3.12 python3.13 python3; do
+    # python3 first: it is the interpreter that the caller has selected. Each name is run, because finding it is not
+    # enough: pyenv puts python3.12 on PATH even if that version is not active.
+    for name in python3 python3.11 python3.12 python3.13; do
         if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
             echo "$name"
             return
@@ -19,25 +20,28 @@ find_python() {
 }
 
 make_venv() {
-    local base
+    # Leave out an active .venv: it is about to be removed, and its Python with it.
+    local base active=$PWD/.venv/bin:
+    local PATH=${PATH//"$active"/}
     base=$(find_python)
-    [ -n "$base" ] || fail "no Python found on PATH; expected one of 3.11 to 3.13"
+    [ -n "$base" ] || fail "no suitable Python on PATH; expected Python 3.11, 3.12 or 3.13"
     echo "Setting up .venv with $("$base" --version); this takes a minute or two" >&2
     rm -rf .venv
     if command -v uv >/dev/null; then
         uv venv --quiet --python "$base" .venv && uv pip install --quiet --python .venv/bin/python \
             --constraint constraints.txt --editable '.[dev]'
     else
-        "$base" -c 'import ensurepip' 2>/dev/null || fail "$base has no ensurepip; on Debian and Ubuntu install it with:" \
-            "apt-get install $("$base" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+        "$base" -c 'import ensurepip' 2>/dev/null ||
+            fail "$base has no ensurepip; on Debian and Ubuntu install it with:" \
+                "apt-get install $("$base" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
         "$base" -m venv .venv && .venv/bin/python -m pip install --quiet --disable-pip-version-check \
             --constraint constraints.txt --editable '.[dev]'
-    fi || fail "set-up failed; expected the packages of pyproject.toml to install (see above)"
+    fi || fail "set-up failed; expected the packages of pyproject.toml to install (see the output above)"
 }
 
 ensure_venv() {
     local wanted stamp=.venv/installed
-    # What was installed, and where: a checkout that was moved has an environment that points to its old place.
+    # The directory is part of the stamp: the environment of a checkout that was moved refers to the old location.
     wanted=$(pwd; cat pyproject.toml constraints.txt)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         make_venv
@@ -45,7 +49,7 @@ ensure_venv() {
     fi
 }
 
-# One set-up at a time, where the system has flock: two at once would install into the same directory.
+# Where flock exists, allow one set-up at a time: two would install into the same directory.
 if command -v flock >/dev/null; then
     exec 9>.setup.lock
     flock 9
