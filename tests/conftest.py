@@ -1,8 +1,12 @@
 """What the tests share: a small data set, one trained and exported model, and server processes."""
 
+import argparse
 import contextlib
+import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +20,8 @@ import pytest
 
 import export_savedmodel
 import train_lstm
-from rnn_serving import dataset, digits, processes
+from benchmarks import server_processes
+from rnn_serving import dataset, digits, exports
 
 ROOT = Path(__file__).resolve().parent.parent
 START_LIMIT_S = 90
@@ -24,7 +29,16 @@ START_LIMIT_S = 90
 
 def pytest_addoption(parser):
     """Let the conformance tests be aimed at another server."""
-    parser.addoption("--server_command", default=None, help="what to start instead of rnn_serving.model_server")
+    text = "what to start instead of rnn_serving.model_server"
+    parser.addoption("--server_command", default=None, type=server_command, help=text)
+
+
+def server_command(text):
+    """Parse the command of a server, whose program must be there: each of the tests would fail otherwise."""
+    program = next(iter(shlex.split(text)), "")
+    if not shutil.which(program):
+        raise argparse.ArgumentTypeError(f"{text!r}: no program {program!r}; expected the command of a model server")
+    return text
 
 
 @pytest.fixture(scope="session")
@@ -128,8 +142,7 @@ def started(*command, ready=None, **popen):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        cwd=ROOT,
-        **popen,
+        **({"cwd": ROOT} | popen),
     )
     server = Server(process)
     try:
@@ -170,7 +183,7 @@ def run_script(*command, timeout_s=120, **run):
 
 def start_model_server(model_base_path, *flags, **popen):
     """Start our model server on a free port; `server.ready[1]` is its gRPC address."""
-    command = [sys.executable, "-m", "rnn_serving.model_server", f"--port={processes.free_port()}"]
+    command = [sys.executable, "-m", "rnn_serving.model_server", f"--port={server_processes.free_port()}"]
     command += ["--model_name=mnist", f"--model_base_path={model_base_path}", *flags]
     return started(*command, ready=r"Running gRPC ModelServer at (\S+)", **popen)
 
@@ -186,3 +199,34 @@ def grpc_address(export_base):
 def loop_on_time():
     """Set the clock of gevent's loop, which stands still while that does not run: time-outs would begin in the past."""
     gevent.get_hub().loop.update_now()
+
+
+def chunked(*chunks):
+    return b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+
+
+TOO_LARGE = b'{"data": [' + b"0," * (9 * 2**20)
+# Bodies that the Flask endpoint refuses: (body, content type, status, part of the message).
+BAD_INPUT = [
+    (b'{"data": [1, 2', "application/json", 400, "the body is not valid JSON"),
+    (b"", "application/json", 400, "the body is not valid JSON"),
+    (b"\xff", "application/json", 400, "the body is not valid JSON"),
+    (b'{"data": [NaN]}', "application/json", 400, "the body is not valid JSON"),
+    (b"[" * 100_000, "application/json", 400, "the body is not valid JSON"),
+    (b'{"images": []}', "application/json", 400, "expected an object with the key 'data'"),
+    (b"[1]", "application/json", 400, "expected an object with the key 'data'"),
+    (b'{"data": []}', "application/json", 422, "'data' has shape (0,)"),
+    (b'{"data": null}', "application/json", 422, "'data' is null"),
+    (b'{"data": ["a"]}', "application/json", 422, "'data' holds a string"),
+    (b'{"data": [1, 2]}', "application/json", 422, "'data' has shape (2,); expected 784 numbers, 28x28"),
+    (json.dumps({"data": [1e39] * 784}), "application/json", 422, "not finite as float32"),
+    (b'{"data": []}', "text/plain", 415, "Content-Type is 'text/plain'; expected application/json"),
+    (b'{"data": []}', "application/x-www-form-urlencoded", 415, "expected application/json"),
+    (TOO_LARGE, "application/json", 413, "bytes; expected at most 16777216"),
+]
+
+
+def publish_copy(source, base, version):
+    """Publish the newest version under `source` once more, as a version under `base`."""
+    with exports.staging_directory(base, version) as staging:
+        shutil.copytree(exports.newest(source), staging, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""Small SavedModels whose signatures are not the tutorial's, one for each thing that the endpoint has to get right."""
+"""Small SavedModels with signatures other than the tutorial's, for tests of the endpoint."""
 
 from rnn_serving.quiet_tensorflow import tf
 
@@ -21,9 +21,9 @@ def export(directory, make_tensors, name="serving_default"):
 
 
 def of(shape, function, dtype=tf.float32, output_shape=None):
-    """Return what `export` takes: x of some shape and type, and y, which is a function of it.
+    """Return a `make_tensors` for `export`: input x of a shape and type, and output y = function(x).
 
-    `output_shape` is what the signature claims of y.
+    `output_shape` is the shape of y in the signature; None: the one that TensorFlow infers.
     """
 
     def make():
@@ -37,14 +37,14 @@ def of(shape, function, dtype=tf.float32, output_shape=None):
 
 
 def slowly(x):
-    """Return x, after as many turns of a loop as its largest element says: about a million a second."""
-    turns = tf.cast(tf.reduce_max(x), tf.int32)
-    count = tf.while_loop(lambda n: n < turns, lambda n: [n + 1], [tf.constant(0)], parallel_iterations=1)[0]
+    """Return x after a loop of as many iterations as its largest element says, about a million a second."""
+    iterations = tf.cast(tf.reduce_max(x), tf.int32)
+    count = tf.while_loop(lambda n: n < iterations, lambda n: [n + 1], [tf.constant(0)], parallel_iterations=1)[0]
     return x + 0 * tf.cast(count, tf.float32)
 
 
 def slow():
-    """Return what `export` takes: a model that answers [N, 1] with itself, after as many turns as it says."""
+    """Return the tensors of a model that returns x [N, 1] unchanged, after as many loop iterations as x says."""
     return of([None, 1], slowly)()
 
 
@@ -54,5 +54,5 @@ def plus_variable(x, value):
 
 
 def variable(value):
-    """Return what `export` takes: a model that answers [N] with x plus a variable."""
+    """Return a `make_tensors` for `export`: a model that returns x [N] plus a variable."""
     return of([None], lambda x: plus_variable(x, value))

@@ -10,7 +10,7 @@ LIMIT_S = 20
 
 
 class Recorder:
-    """A `run` that notes its batches, and waits for leave to go on."""
+    """A `run` that records its batches, and blocks while its gate is closed."""
 
     def __init__(self, open_gate=True):
         self.batches, self.gate, self.entered = [], threading.Event(), threading.Semaphore(0)
@@ -25,7 +25,7 @@ class Recorder:
 
 
 def submit_all(batcher, items, **arguments):
-    """Submit items from a thread each, one after the other is in the queue; return what each got."""
+    """Submit each item from a thread of its own; return {item: result or error}, which fills up, and the threads."""
     results, threads = {}, []
 
     def call(item):
@@ -60,13 +60,13 @@ def test_a_lone_request_runs_at_once_in_its_own_thread():
     assert threads == [threading.current_thread()]
 
 
-def test_what_comes_while_a_batch_runs_is_joined_into_the_next():
+def test_requests_that_arrive_while_a_batch_runs_share_the_next_one():
     run = Recorder(open_gate=False)
     batcher = Batcher(run, 8)
     results, threads = submit_all(batcher, [1])
     assert run.entered.acquire(timeout=LIMIT_S)
     more, others = submit_all(batcher, [2, 3, 4])
-    wait_until(lambda: sum(len(batch.tasks) for batch in batcher._batches) == 3)
+    wait_until(lambda: sum(len(batch.requests) for batch in batcher._batches) == 3)
     run.gate.set()
     join(threads + others)
     assert run.batches[0] == [1]
@@ -74,7 +74,7 @@ def test_what_comes_while_a_batch_runs_is_joined_into_the_next():
     assert results | more == {1: 10, 2: 20, 3: 30, 4: 40}
 
 
-def test_a_batch_waits_for_the_time_out_unless_it_is_full():
+def test_a_batch_waits_for_the_timeout_unless_it_is_full():
     run = Recorder()
     batcher = Batcher(run, 3, timeout_s=LIMIT_S)
     results, threads = submit_all(batcher, [1, 2, 3])
@@ -95,7 +95,7 @@ def test_requests_that_do_not_fit_go_into_batches_of_their_own():
     assert sorted(map(len, run.batches)) == [1, 1, 1, 1]
 
 
-def test_a_full_queue_refuses_at_once():
+def test_a_full_queue_rejects_at_once():
     run = Recorder(open_gate=False)
     batcher = Batcher(run, 1, max_enqueued_batches=2)
     _, running = submit_all(batcher, [0])
@@ -109,7 +109,7 @@ def test_a_full_queue_refuses_at_once():
     join(running + waiting)
 
 
-def test_a_request_whose_time_is_up_in_the_queue_is_not_run():
+def test_a_request_that_expires_in_the_queue_is_not_run():
     run = Recorder(open_gate=False)
     batcher = Batcher(run, 8)
     _, running = submit_all(batcher, [0])
@@ -137,7 +137,7 @@ def test_an_error_reaches_every_request_of_its_batch_and_no_other():
     assert results == {"good": "good", "better": "better"}
 
 
-def test_slots_bound_how_many_batches_run_at_a_time():
+def test_slots_limit_how_many_batches_run_at_a_time():
     running, most, lock = [], [], threading.Lock()
 
     def run(items):
@@ -156,7 +156,7 @@ def test_slots_bound_how_many_batches_run_at_a_time():
     assert max(most) <= 2
 
 
-def test_nothing_is_lost_or_swapped_under_load():
+def test_no_result_is_lost_or_swapped_under_load():
     batcher = Batcher(lambda items: [item * 10 for item in items], 7, max_enqueued_batches=1000, slots=Slots(2))
     results, threads = submit_all(batcher, range(300))
     join(threads)
@@ -173,18 +173,18 @@ def gathered(*coroutines):
 
 
 async def in_queue(batcher, *items, **arguments):
-    """Return a task for each item, once the loop has given them to the batcher."""
+    """Submit items; return their tasks once the items are in the queue."""
     tasks = [asyncio.create_task(batcher.submit_async(item, **arguments)) for item in items]
     await asyncio.sleep(0)
     return tasks
 
 
 async def entered(run):
-    """Wait until another batch runs, as the loop goes on."""
+    """Wait until another batch runs, without blocking the event loop."""
     assert await asyncio.to_thread(run.entered.acquire, timeout=LIMIT_S)
 
 
-def test_a_lone_coroutine_is_answered_and_does_not_hold_up_its_loop():
+def test_a_lone_coroutine_gets_its_result_without_blocking_its_event_loop():
     run = Recorder(open_gate=False)
 
     async def open_the_gate():
@@ -205,7 +205,7 @@ def test_threads_and_coroutines_share_a_batch():
 
 
 @pytest.mark.parametrize("waits", ["a thread", "a coroutine"])
-def test_a_coroutines_batch_is_followed_by_whoever_waits(waits):
+def test_after_a_coroutines_batch_the_next_caller_in_the_queue_leads(waits):
     run = Recorder(open_gate=False)
     batcher = Batcher(run, 8)
 
@@ -227,7 +227,7 @@ def test_a_coroutines_batch_is_followed_by_whoever_waits(waits):
     assert run.batches == [[1], [2]]
 
 
-def test_a_coroutine_is_refused_when_the_queue_is_full_and_when_its_time_is_up():
+def test_a_coroutine_gets_an_error_if_the_queue_is_full_or_its_deadline_passes():
     run = Recorder(open_gate=False)
     batcher = Batcher(run, 1, max_enqueued_batches=2)
 
@@ -247,7 +247,7 @@ def test_a_coroutine_is_refused_when_the_queue_is_full_and_when_its_time_is_up()
 
 
 @pytest.mark.parametrize("cancelled", [1, 2])
-def test_a_coroutine_that_is_cancelled_in_the_queue_is_not_run_and_the_others_are_answered(cancelled):
+def test_a_coroutine_cancelled_in_the_queue_is_not_run_and_the_others_get_their_results(cancelled):
     run = Recorder(open_gate=False)
     batcher = Batcher(run, 8)
 
@@ -266,7 +266,7 @@ def test_a_coroutine_that_is_cancelled_in_the_queue_is_not_run_and_the_others_ar
 
 
 @pytest.mark.parametrize("cancelled", [0, 1])
-def test_a_coroutine_that_is_cancelled_while_its_batch_runs_leaves_the_others_their_answers(cancelled):
+def test_a_coroutine_cancelled_while_its_batch_runs_does_not_affect_the_others(cancelled):
     run = Recorder(open_gate=False)
     batcher = Batcher(run, 3, timeout_s=LIMIT_S)
 
@@ -291,9 +291,9 @@ def test_an_error_reaches_every_coroutine_and_thread_of_its_batch():
     assert [str(error) for error in (*errors, *results.values())] == ["no"] * 3
 
 
-def test_a_slow_batch_holds_up_no_other_while_there_is_a_free_slot():
+def test_a_slow_batch_does_not_delay_others_while_a_slot_is_free():
     slots, slow, short = Slots(2), Recorder(open_gate=False), Recorder(open_gate=False)
-    # The first batch of `mixed` stays; when it began, the other slot was taken.
+    # The first batch of `mixed` blocks; when it began, the other slot was taken.
     mixed = Batcher(lambda items: slow(items) if items == [1] else items, 1, slots=slots)
     other = Batcher(short, 1, slots=slots)
     _, others = submit_all(other, [0])
@@ -310,7 +310,7 @@ def test_a_slow_batch_holds_up_no_other_while_there_is_a_free_slot():
     join(stuck)
 
 
-def test_nothing_is_lost_or_swapped_between_threads_and_coroutines_under_load():
+def test_no_result_is_lost_or_swapped_between_threads_and_coroutines_under_load():
     batcher = Batcher(lambda items: [item * 10 for item in items], 7, max_enqueued_batches=1000, slots=Slots(2))
     results, threads = submit_all(batcher, range(300))
     assert gathered(*map(batcher.submit_async, range(300, 900))) == [item * 10 for item in range(300, 900)]

@@ -1,14 +1,17 @@
 import contextlib
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import run_script, start_flask
+from conftest import run_script, start_flask, started
 
 import flask_client
-from rnn_serving import checkpoint, dataset, latency
+from benchmarks import server_processes
+from rnn_serving import checkpoint, dataset
+from rnn_serving.clients import load
 from rnn_serving.command_line import UserError
 
 
@@ -19,7 +22,7 @@ def client(url, data_dir, *flags):
     )
 
 
-def test_its_accuracy_is_the_models(flask_url, data_dir, checkpoint_dir, tmp_path, capsys):
+def test_the_accuracy_is_that_of_training(flask_url, data_dir, checkpoint_dir, tmp_path, capsys):
     assert client(flask_url, data_dir, "--json", str(tmp_path / "r.json"), "--concurrency", "4") == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["num_tests"] == 360
@@ -32,38 +35,30 @@ def test_its_accuracy_is_the_models(flask_url, data_dir, checkpoint_dir, tmp_pat
     assert "Latency in ms: mean " in output
 
 
-def test_a_host_with_http_and_batches_work(flask_url, data_dir):
+def test_the_host_may_start_with_http_and_images_may_be_batched(flask_url, data_dir):
     assert client(flask_url, data_dir, "--host", "http://127.0.0.1", "--batch_size", "50", "--num_tests", "120") == 0
 
 
-def test_more_images_than_there_are_is_an_error(flask_url, data_dir):
+def test_more_images_than_the_data_set_has_is_an_error(flask_url, data_dir):
     with pytest.raises(UserError, match="has 360 test images"):
         client(flask_url, data_dir, "--num_tests", "361")
 
 
 def test_no_server_is_an_error_that_says_how_to_start_one(data_dir):
     with pytest.raises(UserError, match="Connection refused; expected a server there, .*flask_server.py"):
-        client("http://127.0.0.1:9", data_dir)
+        client("http://127.0.0.1:9", data_dir, "--wait", "0")
 
 
-@pytest.mark.parametrize(
-    ("told", "form"),
-    [
-        ({}, (28, 28)),
-        ({"signature": []}, (28, 28)),
-        ({"signature": {"inputs": {"x": {"dtype": 1, "shape": 5}}}}, (28, 28)),
-        ({"signature": {"inputs": {"x": {"dtype": "float64", "shape": [None, 784]}}}}, (784,)),
-        ({"signature": {"inputs": {"x": {"dtype": "float32", "shape": None}}}}, (28, 28)),
-    ],
-)
-def test_the_shape_of_an_image_is_the_servers_where_it_tells_one(told, form):
-    assert flask_client.image_form("http://h/", told) == form
-
-
-def test_a_model_that_takes_no_images_is_an_error_before_anything_is_timed():
-    told = {"model": "m", "version": 3, "signature": {"inputs": {"x": {"dtype": "float32", "shape": [None, 5]}}}}
-    with pytest.raises(UserError, match=r"http://h/: model m version 3 takes float32 \(None, 5\) as 'x'; expected"):
-        flask_client.image_form("http://h/", told)
+def test_a_command_pasted_right_after_the_servers_start_waits_for_it(export_base, data_dir, capsys):
+    port = server_processes.free_port()
+    command = [sys.executable, "flask_server.py", "--model_path", export_base, "--port", str(port)]
+    with started(*command):
+        assert client(f"http://127.0.0.1:{port}", data_dir, "--num_tests", "3", "--wait", "60") == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"127.0.0.1:{port}: ")
+    assert captured.err.endswith("; waiting up to 60 s\n")
+    assert len(captured.err.splitlines()) == 1
+    assert "3 images, " in captured.out
 
 
 class Failing(BaseHTTPRequestHandler):
@@ -96,10 +91,10 @@ def failing_server(answer, metadata=(200, b'{"model": "m", "version": 3}')):
     server.server_close()
 
 
-def test_a_server_that_is_still_loading_is_an_error_not_a_thousand(data_dir):
+def test_a_server_that_is_still_loading_is_one_error_not_one_for_each_image(data_dir):
     with failing_server((503, b""), metadata=(503, b'{"error": "no model yet"}')) as url:
         with pytest.raises(UserError, match='status 503 {"error": "no model yet"}; expected a server that has loaded'):
-            client(url, data_dir)
+            client(url, data_dir, "--wait", "0.3")
 
 
 @pytest.mark.parametrize(
@@ -120,20 +115,20 @@ def test_errors_are_counted_listed_and_end_with_status_1(data_dir, tmp_path, ans
     assert message in report["error_list"][0]
 
 
-def test_a_server_that_dies_while_the_client_runs_is_errors_not_wrong_digits(export_base, data_dir):
-    test, asked = dataset.load_test_images(data_dir), []
+def test_requests_to_a_server_that_died_are_errors_not_wrong_digits(export_base, data_dir):
+    test, sent = dataset.load_test_images(data_dir), []
     with start_flask(export_base) as server, flask_client.connect(server.ready[1], timeout_s=5) as ask:
 
         def ask_and_stop_the_server(images):
-            asked.append(images)
-            if len(asked) == 100:
+            sent.append(images)
+            if len(sent) == 100:
                 server.stop()
             return ask(images)
 
-        load = latency.run_load(lambda: contextlib.nullcontext(ask_and_stop_the_server), test)
-    assert 0 < load.correct <= 99
-    assert len(load.errors) >= 360 - 99
-    assert len(load.errors) + len(load.latencies_s) == 360
+        graded = load.run_load(lambda: contextlib.nullcontext(ask_and_stop_the_server), test)
+    assert 0 < graded.correct <= 99
+    assert len(graded.errors) >= 360 - 99
+    assert len(graded.errors) + len(graded.latencies_s) == 360
 
 
 def test_it_imports_no_tensorflow():

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 import signal
@@ -15,7 +16,6 @@ import requests
 from conftest import ROOT, run_script, start_flask
 
 import flask_server
-from rnn_serving import checkpoint
 from rnn_serving.command_line import UserError
 from rnn_serving.quiet_tensorflow import tf
 
@@ -26,84 +26,24 @@ def post(url, body, content_type="application/json"):
     return requests.post(url, data=body, headers={"Content-Type": content_type}, timeout=10)
 
 
-def test_it_answers_the_checkpoints_probabilities(flask_url, checkpoint_dir, test_images):
-    images = test_images.images[:20]
-    answer = post(flask_url, json.dumps({"data": images.tolist()}))
-    _, expected = checkpoint.load_model(checkpoint.latest(checkpoint_dir))(images)
-    assert answer.status_code == 200
-    assert answer.headers["Content-Type"] == "application/json"
-    assert answer.headers["X-Model-Version"] == "1"
-    np.testing.assert_allclose(answer.json()["y"], expected, atol=1e-5)
-    np.testing.assert_allclose(np.sum(answer.json()["y"], axis=1), 1, atol=1e-5)
-
-
-def test_metadata_gives_model_version_data_set_and_signature(flask_url):
-    assert requests.get(flask_url + "metadata", timeout=10).json() == {
-        "model": "mnist",
-        "version": 1,
-        "dataset": "digits",
-        "signature": {
-            "inputs": {"x_input": {"name": "Input_X:0", "dtype": "float32", "shape": [None, 28, 28]}},
-            "outputs": {"y_output": {"name": "output_layer/add:0", "dtype": "float32", "shape": [None, 10]}},
-        },
-    }
-
-
-TOO_LARGE = b'{"data": [' + b"0," * (9 * 2**20)
-
-
-@pytest.mark.parametrize(
-    ("body", "content_type", "status", "message"),
-    [
-        (b'{"data": [1, 2', "application/json", 400, "the body is no JSON"),
-        (b"", "application/json", 400, "the body is no JSON"),
-        (b"\xff", "application/json", 400, "the body is no JSON"),
-        (b'{"data": [NaN]}', "application/json", 400, "the body is no JSON"),
-        (b"[" * 100_000, "application/json", 400, "the body is no JSON"),
-        (b'{"images": []}', "application/json", 400, "expected an object with the key 'data'"),
-        (b"[1]", "application/json", 400, "expected an object with the key 'data'"),
-        (b'{"data": []}', "application/json", 422, "'data' has shape (0,)"),
-        (b'{"data": null}', "application/json", 422, "'data' is null"),
-        (b'{"data": ["a"]}', "application/json", 422, "'data' holds a string"),
-        (b'{"data": [1, 2]}', "application/json", 422, "'data' has shape (2,); expected 784 numbers, 28x28"),
-        (json.dumps({"data": [1e39] * 784}), "application/json", 422, "not finite as float32"),
-        (b'{"data": []}', "text/plain", 415, "Content-Type is 'text/plain'; expected application/json"),
-        (b'{"data": []}', "application/x-www-form-urlencoded", 415, "expected application/json"),
-        (TOO_LARGE, "application/json", 413, "bytes; expected at most 16777216"),
-    ],
-    ids=lambda value: str(value)[:30],
-)
-def test_bad_input_gets_its_status_and_says_what_was_expected(flask_url, body, content_type, status, message):
-    answer = post(flask_url, body, content_type)
-    assert answer.status_code == status
-    assert list(answer.json()) == ["error"]
-    assert message in answer.json()["error"]
-
-
-def test_another_method_or_path_is_json_too(flask_url):
-    answer = requests.put(flask_url, timeout=10)
-    assert answer.status_code == 405
-    assert "POST" in answer.headers["Allow"]
-    assert "PUT /: " in answer.json()["error"]
-    answer = requests.get(flask_url + "nowhere", timeout=10)
-    assert (answer.status_code, list(answer.json())) == (404, ["error"])
-
-
 def fake_model(predict):
-    """The smallest thing that `create_app` takes."""
+    """Return the smallest object that `create_app` accepts as a model."""
     x, y = (SimpleNamespace(key=key, name=f"{key}:0", dtype="float32", shape=(None, 2)) for key in "xy")
-    signature = SimpleNamespace(inputs={"x": x}, outputs={"y": y})
-    return SimpleNamespace(name="fake", version=7, dataset=None, signature=signature, predict=predict)
+    signature = SimpleNamespace(inputs={"x": x}, outputs={"y": y}, missing_tensors=list)
+    model = SimpleNamespace(name="fake", version=7, dataset=None, signature=signature, predict=predict)
+    model.is_ready, model.logits, model.mode = True, ["y"], "in a test"
+    model.acquire = lambda: contextlib.nullcontext(model)
+    return model
 
 
-def test_an_app_takes_anything_with_the_interface_of_a_served_model():
+def test_create_app_accepts_any_object_with_the_interface_of_a_served_model():
     app = flask_server.create_app(fake_model(lambda inputs: {"y": inputs["x"]}))
     answer = app.test_client().post("/", json={"data": [1000, 0]})
     np.testing.assert_array_equal(answer.json["y"], [[1, 0]])  # a softmax that is not stable would overflow
     assert answer.headers["X-Model-Version"] == "7"
 
 
-def test_a_model_that_fails_answers_json_without_a_traceback():
+def test_an_exception_in_the_model_is_a_json_500_without_details():
     def broken(inputs):
         raise RuntimeError("secret")
 
@@ -114,7 +54,7 @@ def test_a_model_that_fails_answers_json_without_a_traceback():
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_what_is_in_flight_is_finished_before_it_stops_with_status_0(export_base, how):
+def test_requests_in_flight_are_finished_before_the_server_stops_with_status_0(export_base, how):
     body = json.dumps({"data": IMAGE}).encode()
     head = ["POST / HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}", "", ""]
     with start_flask(export_base) as server, requests.Session() as kept_alive:
@@ -136,7 +76,7 @@ def test_what_is_in_flight_is_finished_before_it_stops_with_status_0(export_base
 
 
 @pytest.mark.slow
-def test_several_workers_print_one_line_and_all_answer(export_base):
+def test_several_workers_print_one_ready_line_and_answer(export_base):
     with start_flask(export_base, "--workers", "2", "--threads", "2") as server:
         for _ in range(10):
             assert post(server.ready[1], json.dumps({"data": IMAGE})).status_code == 200
@@ -145,7 +85,7 @@ def test_several_workers_print_one_line_and_all_answer(export_base):
 
 
 @pytest.mark.slow
-def test_one_version_can_be_named(export, tmp_path):
+def test_the_model_path_may_be_one_version(export, tmp_path):
     base = export(export(tmp_path / "mnist"))
     with start_flask(base / "1") as server:
         assert requests.get(server.ready[1] + "metadata", timeout=10).json()["version"] == 1
@@ -179,7 +119,7 @@ def test_a_broken_export_ends_the_server_with_status_1_and_no_traceback(tmp_path
     assert "Traceback" not in ended.stderr
 
 
-# Other models: in this process, as a worker opens them
+# Other models, opened in this process as a worker opens them
 
 
 def served(directory, *flags):
@@ -207,19 +147,20 @@ OTHER_MODELS = {
         [[2, 4, 6]],
     ),
     "one vector": (of([None, 3], lambda x: 2 * x), ["--postprocess=none"], [1, 2, 3], [[2, 4, 6]]),
-    "softmax of a vector": (of([None, 2], tf.identity), [], [[0, 0]], [[0.5, 0.5]]),
-    "softmax that is asked for": (of([2], tf.identity), ["--postprocess=softmax"], [0, 0], [0.5, 0.5]),
+    "softmax of a vector": (of([None, 2], tf.identity), ["--postprocess=softmax"], [[0, 0]], [[0.5, 0.5]]),
+    "no softmax by default": (of([None, 2], tf.identity), [], [[0, 0]], [[0, 0]]),
+    "softmax on request": (of([2], tf.identity), ["--postprocess=softmax"], [0, 0], [0.5, 0.5]),
     "softmax of ints": (of([2], tf.identity, tf.int32), ["--postprocess=softmax"], [2**30, -(2**30)], [1, 0]),
     "softmax of bytes": (of([2], tf.identity, tf.uint8), ["--postprocess=softmax"], [0, 255], [pytest.approx(0), 1]),
     "softmax of a scalar": (of([], tf.identity), ["--postprocess=softmax"], 3, 1),
     "ints": (of([None], lambda x: x + 1, tf.int32), [], [1, 2], [2, 3]),
-    "ints are no scores": (of([None, 2], lambda x: x + 1, tf.int64), [], [[1, 2**53]], [[2, 2**53 + 1]]),
+    "int64 pairs": (of([None, 2], lambda x: x + 1, tf.int64), [], [[1, 2**53]], [[2, 2**53 + 1]]),
     "half floats": (of([None], lambda x: x / 2, tf.float16), [], [1, 3], [0.5, 1.5]),
     "doubles": (of([None], lambda x: x / 2, tf.float64), [], [1e300], [5e299]),
     "booleans": (of([None], tf.logical_not, tf.bool), [], [True, False], [False, True]),
-    "one of many": (of([None], lambda x: 2 * x), [], 4, [8]),
+    "one row": (of([None], lambda x: 2 * x), [], 4, [8]),
     "a scalar": (of([], lambda x: 2 * x), [], 4, 8),
-    "a scalar of many": (of([None], tf.reduce_sum), [], [1, 2, 3], 6),
+    "many rows to a scalar": (of([None], tf.reduce_sum), [], [1, 2, 3], 6),
     "unknown inner sizes": (
         of([None, None], lambda x: 2 * x),
         ["--postprocess=none"],
@@ -238,22 +179,27 @@ OTHER_MODELS = {
     "a string": (of([None], tf.identity, tf.string), [], "a", ["a"]),
     "bytes": (of([None], tf.identity, tf.string), [], [{"b64": "/w=="}, ""], [{"b64": "/w=="}, ""]),
     "strings to ints": (of([None], tf.strings.length, tf.string), [], ["abc", ""], [3, 0]),
-    "one string out": (of([], tf.identity, tf.string), [], "a", "a"),
-    "strings of several depths": (of([None, None], tf.identity, tf.string), [], [["a", "b"]], [["a", "b"]]),
-    "no number": (of([None], lambda x: x / 0 - x / 0), [], [1], [None]),
-    "scores that are no numbers": (of([None, 2], lambda x: x / 0), [], [[1, 1]], 422),
-    "scores that are no more than minus infinity": (of([None, 2], lambda x: -x / [0, 1]), [], [[1, 1]], [[0, 1]]),
-    "what an op refuses": (of([None], lambda x: tf.gather([1.0], tf.cast(x, tf.int32))), [], [7], 422),
-    "an int that is none": (of([None], tf.identity, tf.int32), [], [1.5], 422),
-    "an int that is too large": (of([None], tf.identity, tf.int8), [], [128], 422),
-    "another count than fixed": (of([2], tf.identity), [], [1, 2, 3], 422),
+    "a string as a scalar": (of([], tf.identity, tf.string), [], "a", "a"),
+    "strings of rank 2": (of([None, None], tf.identity, tf.string), [], [["a", "b"]], [["a", "b"]]),
+    "NaN": (of([None], lambda x: x / 0 - x / 0), [], [1], 422),
+    "infinite scores": (of([None, 2], lambda x: x / 0), [], [[1, 1]], 422),
+    "a score of minus infinity": (
+        of([None, 2], lambda x: -x / [0, 1]),
+        ["--postprocess=softmax"],
+        [[1, 1]],
+        [[0, 1]],
+    ),
+    "an input that an op rejects": (of([None], lambda x: tf.gather([1.0], tf.cast(x, tf.int32))), [], [7], 422),
+    "a fraction for an int": (of([None], tf.identity, tf.int32), [], [1.5], 422),
+    "an int out of range": (of([None], tf.identity, tf.int8), [], [128], 422),
+    "a wrong number of rows for a fixed batch size": (of([2], tf.identity), [], [1, 2, 3], 422),
     "a number for a string": (of([None], tf.identity, tf.string), [], [1], 422),
     "strings for numbers": (of([None], tf.identity), [], ["1"], 422),
 }
 
 
 @pytest.mark.parametrize(("model", "flags", "data", "expected"), OTHER_MODELS.values(), ids=OTHER_MODELS)
-def test_other_models_are_served_by_what_their_signature_says(tmp_path, model, flags, data, expected):
+def test_other_models_are_served_as_their_signature_describes(tmp_path, model, flags, data, expected):
     client = served(odd_models.export(tmp_path / "1", model), *flags)
     assert answered(client, data) == expected
     assert client.get("/healthz").status_code == 200
@@ -264,7 +210,7 @@ def two_outputs():
     return {"x": x}, {"twice": tf.identity(2 * x), "total": tf.reduce_sum(x), "names": tf.constant(["a", "b"])}
 
 
-def test_one_of_several_outputs_is_chosen_by_its_key(tmp_path):
+def test_output_key_chooses_one_of_several_outputs(tmp_path):
     odd_models.export(tmp_path / "1", two_outputs, name="other")
     flags = [tmp_path / "1", "--signature_name", "other"]
     assert answered(served(*flags, "--output_key=total"), [[1, 2]]) == 3
@@ -289,15 +235,15 @@ def test_one_of_several_outputs_is_chosen_by_its_key(tmp_path):
         (lambda: ({}, {"y": tf.constant(1.0)}), [], "has inputs []; expected one input"),
     ],
 )
-def test_a_model_that_the_flags_do_not_fit_is_an_error_at_the_start(tmp_path, model, flags, message):
+def test_flags_that_do_not_fit_the_model_are_an_error_at_start(tmp_path, model, flags, message):
     with pytest.raises(UserError) as error:
         served(odd_models.export(tmp_path / "1", model), *flags)
     assert message in str(error.value)
 
 
-def test_a_model_of_tensorflow_2_is_served(tmp_path):
+def test_a_tensorflow_2_saved_model_is_served(tmp_path):
     class Doubling(tf.Module):
-        """What tf.saved_model.save writes."""
+        """A model that tf.saved_model.save writes."""
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
         def double(self, x):
@@ -308,14 +254,14 @@ def test_a_model_of_tensorflow_2_is_served(tmp_path):
     assert answered(served(tmp_path / "1"), [1, 2]) == [2, 4]
 
 
-def test_a_model_without_its_variables_is_broken(tmp_path):
+def test_a_model_without_its_variables_is_an_error(tmp_path):
     odd_models.export(tmp_path / "1", odd_models.variable(1))
     shutil.rmtree(tmp_path / "1" / "variables")
     with pytest.raises(UserError, match="does not (load|answer)"):
         served(tmp_path / "1")
 
 
-def test_a_pinned_version_is_found_whatever_zeros_its_directory_has(tmp_path):
+def test_a_pinned_version_may_have_leading_zeros_in_its_directory(tmp_path):
     odd_models.export(tmp_path / "m" / "0007", odd_models.variable(1))
     odd_models.export(tmp_path / "m" / "8", odd_models.variable(2))
     client = served(tmp_path / "m", "--model_version", "7")
@@ -329,12 +275,12 @@ def test_a_pinned_version_that_does_not_exist_is_an_error(export_base):
     assert ended.stderr == f"flask_server.py: error: {export_base}: no version 9; expected one of [1]\n"
 
 
-def test_a_large_request_is_answered_in_parts(tmp_path):
+def test_a_large_request_is_split_into_several_calls(tmp_path):
     client = served(odd_models.export(tmp_path / "1", of([None], lambda x: 2 * x)), "--max_batch_size", "7")
     assert answered(client, list(range(1000))) == [2 * number for number in range(1000)]
 
 
-def test_paths_with_more_slashes_are_not_redirected(tmp_path):
+def test_paths_with_extra_slashes_are_not_redirected(tmp_path):
     client = served(odd_models.export(tmp_path / "1", of([None], tf.identity)))
     answer = client.get("/metadata//")
     assert (answer.status_code, list(answer.json)) == (404, ["error"])

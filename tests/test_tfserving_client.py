@@ -1,15 +1,17 @@
 import json
+import shutil
+import sys
 from concurrent import futures
 
 import grpc
 import numpy as np
 import pytest
-from conftest import run_script, start_model_server
+from conftest import run_script, start_model_server, started
 
 import tfserving_client
-from rnn_serving import checkpoint, processes
+from benchmarks import server_processes
+from rnn_serving import checkpoint
 from rnn_serving.command_line import UserError
-from rnn_serving.latency import RequestError
 from rnn_serving.quiet_tensorflow import tf
 
 from tensorflow_serving.apis import prediction_service_pb2_grpc
@@ -20,7 +22,9 @@ def client(address, data_dir, *flags):
     return tfserving_client.main(["--data_dir", str(data_dir), "--host", host, "--port", port, *flags])
 
 
-def test_its_accuracy_is_the_models_and_it_names_the_server(grpc_address, data_dir, checkpoint_dir, tmp_path):
+def test_the_accuracy_is_that_of_training_and_the_report_names_the_server(
+    grpc_address, data_dir, checkpoint_dir, tmp_path
+):
     assert client(grpc_address, data_dir, "--json", str(tmp_path / "r.json"), "--concurrency", "4") == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["accuracy"] == checkpoint.read_run(checkpoint_dir)["testing_accuracy"]
@@ -36,7 +40,7 @@ def test_it_prints_the_lines_of_the_flask_client(grpc_address, data_dir, capsys)
 
 
 def test_rest_is_graded_and_timed_like_grpc(export_base, data_dir, tmp_path):
-    rest_port = processes.free_port()
+    rest_port = server_processes.free_port()
     with start_model_server(export_base, f"--rest_api_port={rest_port}") as server:
         reports = []
         for protocol, port in (("grpc", server.ready[1].rsplit(":", 1)[1]), ("rest", rest_port)):
@@ -50,10 +54,28 @@ def test_rest_is_graded_and_timed_like_grpc(export_base, data_dir, tmp_path):
         with pytest.raises(UserError, match="status 404 .*Servable not found.*expected the name that"):
             client(f"127.0.0.1:{rest_port}", data_dir, "--protocol", "rest", "--model_name", "nope")
     with pytest.raises(UserError, match="Connection refused; expected a server there"):
-        client(f"127.0.0.1:{rest_port}", data_dir, "--protocol", "rest")
+        client(f"127.0.0.1:{rest_port}", data_dir, "--protocol", "rest", "--wait", "0")
 
 
-def test_a_proxy_is_not_asked_for_a_server_on_this_machine(grpc_address, data_dir, monkeypatch):
+def test_what_a_model_was_trained_on_is_noted_before_it_is_graded_on_other_data(
+    export_base, data_dir, tmp_path, capsys
+):
+    for name in ("clothes", "mes données 100%"):
+        shutil.copytree(data_dir, tmp_path / name)
+    shutil.copytree(export_base, tmp_path / "mnist")
+    origin = {"model": "mnist", "dataset": {"name": "mes données 100%"}}
+    (tmp_path / "mnist/1/assets.extra/model.json").write_text(json.dumps(origin))
+    rest_port = server_processes.free_port()
+    with start_model_server(tmp_path / "mnist", f"--rest_api_port={rest_port}") as server:
+        server.wait_for("Exporting HTTP/REST API")
+        for protocol, address in (("grpc", server.ready[1]), ("rest", f"127.0.0.1:{rest_port}")):
+            for name in ("clothes", "mes données 100%"):
+                assert client(address, tmp_path / name, "--protocol", protocol, "--num_tests", "2") == 0
+                note = "note: the server's model was trained on mes données 100%; it is graded on clothes\n"
+                assert capsys.readouterr().out.startswith(note) == (name == "clothes")
+
+
+def test_a_proxy_is_not_used_for_loopback(grpc_address, data_dir, monkeypatch):
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert client(grpc_address, data_dir, "--num_tests", "2") == 0
@@ -68,20 +90,20 @@ def test_a_proxy_is_not_asked_for_a_server_on_this_machine(grpc_address, data_di
         (("--output_key", "scores"), "has no output 'scores' in 'serving_default'; it offers ['y_output']"),
     ],
 )
-def test_what_does_not_fit_is_said_with_what_the_server_offers(grpc_address, data_dir, flags, message):
+def test_an_unknown_name_is_an_error_that_lists_what_the_server_offers(grpc_address, data_dir, flags, message):
     with pytest.raises(UserError) as error:
         client(grpc_address, data_dir, *flags)
     assert message in str(error.value)
 
 
-class Other(tf.Module):
+class FlatInputs(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec((None, 100), tf.float32, "x_input")])
     def flat(self, x_input):
         return {"y_output": x_input[:, :10]}
 
 
-def test_a_model_with_another_shape_is_refused_before_anything_is_timed(tmp_path, data_dir):
-    module = Other()
+def test_a_model_with_another_input_shape_is_an_error_before_anything_is_timed(tmp_path, data_dir):
+    module = FlatInputs()
     tf.saved_model.save(module, str(tmp_path / "mnist" / "1"), signatures={"serving_default": module.flat})
     with start_model_server(tmp_path / "mnist") as server, pytest.raises(UserError) as error:
         client(server.ready[1], data_dir)
@@ -93,11 +115,24 @@ def test_a_model_with_another_shape_is_refused_before_anything_is_timed(tmp_path
 
 def test_no_server_is_an_error_that_says_how_to_start_one(data_dir):
     with pytest.raises(UserError, match="UNAVAILABLE: .*start one with scripts/serve_tfserving.sh"):
-        client("127.0.0.1:9", data_dir, "--timeout", "2")
+        client("127.0.0.1:9", data_dir, "--wait", "0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_a_command_pasted_right_after_the_servers_start_waits_for_it(protocol, export_base, data_dir, capsys):
+    ports = {"grpc": server_processes.free_port(), "rest": server_processes.free_port()}
+    command = [sys.executable, "-m", "rnn_serving.model_server", "--model_name=mnist", f"--port={ports['grpc']}"]
+    with started(*command, f"--rest_api_port={ports['rest']}", f"--model_base_path={export_base}"):
+        flags = ["--protocol", protocol, "--num_tests", "3", "--wait", "60"]
+        assert client(f"127.0.0.1:{ports[protocol]}", data_dir, *flags) == 0
+    captured = capsys.readouterr()
+    assert "refused; waiting up to 60 s" in captured.err
+    assert "3 images, " in captured.out
 
 
 class Failing(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Passes the metadata on from a real server, and fails every Predict."""
+    """Forwards GetModelMetadata to a real server, and fails every Predict."""
 
     def __init__(self, address):
         self.real = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(address))
@@ -122,25 +157,12 @@ def test_errors_are_counted_listed_and_end_with_status_1(grpc_address, data_dir,
     assert report["error_list"][0] == "image 0: RESOURCE_EXHAUSTED: busy; expected an answer"
 
 
-def test_answers_are_read_in_every_encoding():
+def test_both_encodings_of_a_tensor_are_decoded():
     for tensor in (tf.make_tensor_proto(np.eye(3, 10, dtype=np.float32)), tf.make_tensor_proto(0.5, shape=(3, 10))):
         assert tf.make_ndarray(tensor).shape == (3, 10)
 
 
-def test_labels_become_scores_by_digit_whatever_their_order():
-    scores = tfserving_client.scores_by_digit([[("7", 0.75), ("0", 0.25)], [("1", -3.0)]])
-    assert scores.argmax(axis=1).tolist() == [7, 1]
-    assert scores[0, 7] == 0.75
-    assert np.isfinite(scores).all()
-
-
-@pytest.mark.parametrize("labels", [[], [("cat", 1.0)], [("10", 1.0)], [("", 1.0)], [("٣", 1.0)]])
-def test_labels_that_are_no_digits_are_an_error(labels):
-    with pytest.raises(RequestError, match="answer has the labels .*; expected digits"):
-        tfserving_client.scores_by_digit([[("7", 0.75)], labels])
-
-
-def test_keys_that_classify_would_ignore_are_refused(capsys):
+def test_keys_that_classify_would_ignore_are_an_error(capsys):
     with pytest.raises(SystemExit) as end:
         tfserving_client.parse_arguments(["--method", "classify", "--input_key", "x"])
     assert end.value.code == 2
@@ -149,7 +171,7 @@ def test_keys_that_classify_would_ignore_are_refused(capsys):
 
 @pytest.mark.slow
 def test_as_a_script_an_error_is_one_line(data_dir):
-    ended = run_script("tfserving_client.py", "--data_dir", data_dir, "--port", "9", "--timeout", "2")
+    ended = run_script("tfserving_client.py", "--data_dir", data_dir, "--port", "9", "--wait", "0")
     assert ended.returncode == 1
     assert ended.stderr.startswith("tfserving_client.py: error: 127.0.0.1:9: UNAVAILABLE")
     assert len(ended.stderr.splitlines()) == 1

@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT, random_split, run_script
 
 import train_lstm
-from rnn_serving import checkpoint, dataset
+from rnn_serving import checkpoint, dataset, model, model_flags, training_history, training_run
+from rnn_serving.batch_stream import BatchStream
 from rnn_serving.command_line import UserError
 from rnn_serving.quiet_tensorflow import tf
 
@@ -26,7 +27,7 @@ def train(data_dir, directory, *flags):
 
 @pytest.fixture(scope="module")
 def trained_once(data_dir, tmp_path_factory):
-    """A finished run, not to be changed."""
+    """A finished run; tests do not change it."""
     directory = tmp_path_factory.mktemp("trained")
     assert train(data_dir, directory) == 0
     return directory
@@ -34,7 +35,7 @@ def trained_once(data_dir, tmp_path_factory):
 
 @pytest.fixture
 def trained(trained_once, tmp_path):
-    """A finished run to do something to."""
+    """A copy of a finished run, for a test to change."""
     return shutil.copytree(trained_once, tmp_path / "trained")
 
 
@@ -75,7 +76,7 @@ def test_a_checkpoint_holds_model_optimizer_step_and_data_position(data_dir, tmp
 
 
 @pytest.mark.slow
-def test_training_killed_goes_on_and_ends_with_the_weights_of_an_uninterrupted_run(data_dir, tmp_path):
+def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(data_dir, tmp_path):
     # Batches of 500 of 1437 images: the run crosses the end of an epoch on both sides of the kill.
     flags = ["--training_steps", "60", "--num_hidden", "16", "--batch_size", "500", "--save_step", "5", "--augment"]
     environment = os.environ | {"TF_DETERMINISTIC_OPS": "1"}
@@ -93,7 +94,7 @@ def test_training_killed_goes_on_and_ends_with_the_weights_of_an_uninterrupted_r
 
     resumed = run_script(*killed[1:], env=environment)
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on from step" in resumed.stdout
+    assert "resuming from step" in resumed.stdout
     whole = run_script(*command[1:], "--checkpoint_dir", tmp_path / "whole", env=environment)
     assert whole.returncode == 0, whole.stderr
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
@@ -115,12 +116,12 @@ def test_a_finished_run_says_so_and_exits_0(data_dir, tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags", [("--batch_size", "17"), ("--seed", "5"), ("--optimizer", "sgd"), ("--learning_rate", "0.5")]
 )
-def test_another_configuration_in_the_same_directory_is_refused_by_name(data_dir, trained, flags):
+def test_other_flags_in_the_same_directory_are_an_error_that_names_them(data_dir, trained, flags):
     with pytest.raises(UserError, match=rf"{flags[0]} \S+ \(asked: {flags[1]}\).*--restart"):
         train(data_dir, trained, *flags)
 
 
-def test_other_data_in_the_same_directory_is_refused_by_content(trained, tmp_path):
+def test_other_data_of_the_same_name_in_the_same_directory_is_an_error(trained, tmp_path):
     dataset.write_dataset(tmp_path / "digits", random_split(50), random_split(20))
     with pytest.raises(UserError, match="other data"):
         train(tmp_path / "digits", trained)
@@ -133,7 +134,7 @@ def test_restart_starts_over_and_deletes_only_what_training_wrote(data_dir, trai
     assert (trained / "notes.txt").read_text() == "mine"
 
 
-def test_init_from_takes_the_weights_of_another_checkpoint(data_dir, checkpoint_dir, tmp_path):
+def test_init_from_loads_the_weights_of_another_checkpoint(data_dir, checkpoint_dir, tmp_path):
     flags = ("--num_hidden", "32", "--learning_rate", "1e-30", "--init_from", str(checkpoint_dir))
     assert train(data_dir, tmp_path, *flags) == 0
     expected = checkpoint.load_model(checkpoint.latest(checkpoint_dir))
@@ -141,20 +142,20 @@ def test_init_from_takes_the_weights_of_another_checkpoint(data_dir, checkpoint_
     np.testing.assert_allclose(found.kernel.numpy(), expected.kernel.numpy(), atol=1e-6)
 
 
-def test_init_from_another_architecture_is_refused(data_dir, checkpoint_dir, tmp_path):
-    with pytest.raises(UserError, match="32 hidden units; expected 8"):
+def test_init_from_another_architecture_is_an_error(data_dir, checkpoint_dir, tmp_path):
+    with pytest.raises(UserError, match=r"another model, with variables bias \[128\], .*expected lstm/bias \[32\], "):
         train(data_dir, tmp_path, "--init_from", str(checkpoint_dir))
 
 
-def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_checkpoint(data_dir, tmp_path, monkeypatch):
-    honest, drawn = train_lstm.Training.next_batch, []
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_good_checkpoint(data_dir, tmp_path, monkeypatch):
+    original, drawn = BatchStream.next_batch, []
 
     def next_batch(self):
-        images, labels = honest(self)
+        images, labels = original(self)
         drawn.append(1)
         return images * (np.nan if len(drawn) == 4 else 1), labels
 
-    monkeypatch.setattr(train_lstm.Training, "next_batch", next_batch)
+    monkeypatch.setattr(BatchStream, "next_batch", next_batch)
     with pytest.raises(UserError, match=r"step 4: the loss is nan; expected a finite number.*ckpt-2"):
         train(data_dir, tmp_path)
     kept = checkpoint.latest(tmp_path)
@@ -162,7 +163,7 @@ def test_a_loss_that_is_no_number_stops_training_and_keeps_the_last_good_checkpo
     assert np.isfinite(checkpoint.load_model(kept).kernel.numpy()).all()
 
 
-def test_a_checkpoint_that_is_kept_answers_finite_numbers_however_training_diverged(data_dir, tmp_path):
+def test_after_training_diverges_the_last_checkpoint_has_finite_logits(data_dir, tmp_path):
     flags = ("--optimizer", "sgd", "--learning_rate", "1e37", "--schedule", "constant", "--save_step", "1")
     with pytest.raises(UserError, match=r"step \d+: .*expected a finite number.*Last good checkpoint: .*ckpt-\d"):
         train(data_dir, tmp_path, *flags)
@@ -170,7 +171,7 @@ def test_a_checkpoint_that_is_kept_answers_finite_numbers_however_training_diver
     assert np.isfinite(logits).all()
 
 
-def test_a_typo_in_init_from_leaves_nothing_that_refuses_the_right_command(data_dir, checkpoint_dir, tmp_path):
+def test_a_typo_in_init_from_does_not_block_the_corrected_command(data_dir, checkpoint_dir, tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         train(data_dir, tmp_path / "run", "--num_hidden", "32", "--init_from", str(tmp_path / "typo"))
     assert train(data_dir, tmp_path / "run", "--num_hidden", "32", "--init_from", str(checkpoint_dir)) == 0
@@ -178,14 +179,14 @@ def test_a_typo_in_init_from_leaves_nothing_that_refuses_the_right_command(data_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["typo", "trained"])
-def test_restart_deletes_nothing_before_the_new_start_is_known_to_be_there(data_dir, trained, tmp_path, start):
+def test_restart_deletes_nothing_if_init_from_is_not_usable(data_dir, trained, tmp_path, start):
     with pytest.raises(UserError):
         train(data_dir, trained, "--restart", "--init_from", str(tmp_path / start))
     assert checkpoint.read_run(trained)["step"] == 4
 
 
 @pytest.mark.slow
-def test_a_directory_that_tensorflow_left_half_written_does_not_stop_a_restart(data_dir, tmp_path):
+def test_a_half_written_checkpoint_does_not_block_a_restart(data_dir, tmp_path):
     train(data_dir, tmp_path)
     (tmp_path / "ckpt-6_temp").mkdir()
     assert train(data_dir, tmp_path, "--restart") == 0
@@ -193,14 +194,14 @@ def test_a_directory_that_tensorflow_left_half_written_does_not_stop_a_restart(d
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_text("\0")])
-def test_without_the_file_that_names_the_newest_checkpoint_it_is_found_all_the_same(data_dir, tmp_path, damage, capsys):
+def test_the_newest_checkpoint_is_found_without_a_valid_checkpoint_file(data_dir, tmp_path, damage, capsys):
     train(data_dir, tmp_path)
     damage(tmp_path / "checkpoint")
     run = json.loads((tmp_path / "run.json").read_text())
     del run["testing_accuracy"]
     (tmp_path / "run.json").write_text(json.dumps(run))
     assert train(data_dir, tmp_path) == 0
-    assert "going on from step 4 of 4" in capsys.readouterr().out
+    assert "resuming from step 4 of 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "not json", '{"flags": 1, "dataset": 2}'])
@@ -216,40 +217,7 @@ def test_min_accuracy_decides_the_exit_status(data_dir, tmp_path, capsys):
     assert train(data_dir, tmp_path, "--min_accuracy", "0") == 0
 
 
-def next_batches(split, directory, *flags):
-    training = train_lstm.Training(train_lstm.parse_arguments([*QUICK, *flags]), split, directory)
-    return [np.asarray(training.next_batch()[0]) for _ in range(3)]
-
-
-def test_augment_moves_the_images_of_a_batch_as_the_seed_says_and_anew_in_every_epoch(tmp_path):
-    split = dataset.Split(*random_split(16))  # one batch is one epoch
-    plain, moved, again = (next_batches(split, tmp_path, *flags) for flags in ((), ("--augment",), ("--augment",)))
-    assert all(batch.shape == (16, 28, 28) and batch.dtype == np.float32 for batch in moved)
-    assert not any(np.allclose(one, other) for one, other in zip(plain, moved))
-    np.testing.assert_array_equal(moved, again)
-    first, second = (batch[np.argsort(old.sum(axis=(1, 2)))] for batch, old in zip(moved[:2], plain[:2]))
-    assert not np.allclose(first, second)
-
-
-def test_a_moved_image_stays_the_same_digit_in_about_the_same_place(test_images):
-    images = test_images.images[:100]
-    moved = np.asarray(train_lstm.moved(images, np.random.default_rng(0)))
-    assert moved.min() >= 0
-    assert moved.max() <= 1
-    rows = np.arange(28)
-    for axis in (1, 2):
-        middles = [(shown.sum(axis=axis) * rows).sum(axis=1) / shown.sum(axis=(1, 2)) for shown in (images, moved)]
-        assert 0.5 < np.abs(middles[1] - middles[0]).max() < 2 * train_lstm.MAX_SHIFT
-
-
-def test_an_image_moved_by_nothing_is_the_image(test_images, monkeypatch):
-    for name in ("MAX_SHIFT", "MAX_TURN", "MAX_ZOOM", "MAX_SHEAR"):
-        monkeypatch.setattr(train_lstm, name, 0.0)
-    moved = train_lstm.moved(test_images.images[:10], np.random.default_rng(0))
-    np.testing.assert_allclose(moved, test_images.images[:10], atol=1e-5)
-
-
-def test_a_run_json_from_before_the_flag_is_of_a_run_without_it(data_dir, tmp_path):
+def test_a_flag_that_an_old_run_json_lacks_had_its_default(data_dir, tmp_path):
     train(data_dir, tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
     del run["flags"]["augment"]
@@ -259,12 +227,12 @@ def test_a_run_json_from_before_the_flag_is_of_a_run_without_it(data_dir, tmp_pa
         train(data_dir, tmp_path, "--augment")
 
 
-def test_a_second_training_in_the_same_directory_is_refused_while_the_first_runs(data_dir, tmp_path):
-    with train_lstm.locked(tmp_path), pytest.raises(UserError, match="another training is running"):
+def test_a_second_training_in_the_same_directory_is_an_error_while_the_first_runs(data_dir, tmp_path):
+    with training_run._locked(tmp_path), pytest.raises(UserError, match="another training is running"):
         train(data_dir, tmp_path)
 
 
-def test_every_optimizer_trains_and_so_does_every_schedule(data_dir, tmp_path):
+def test_every_optimizer_and_every_schedule_trains(data_dir, tmp_path):
     for name, schedule in zip(train_lstm.OPTIMIZERS, itertools.cycle(("cosine", "constant"))):
         assert train(data_dir, tmp_path / name, "--optimizer", name, "--schedule", schedule) == 0
 
@@ -292,3 +260,85 @@ def test_as_a_script_an_error_is_one_line_without_traceback_or_start_up_noise(tm
     assert ended.stderr.startswith(f"train_lstm.py: error: {tmp_path}/none does not exist")
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
+
+
+def edit_run(directory, change):
+    """Apply `change` to the contents of run.json."""
+    run = json.loads((directory / "run.json").read_text())
+    change(run)
+    (directory / "run.json").write_text(json.dumps(run))
+
+
+def keep_state(self, row_gates, hidden, cell):
+    """An LSTM step without a forget gate: the same variables, another model."""
+    gates = row_gates + tf.matmul(hidden, self.recurrent_kernel)
+    input_gate, candidate, _, output_gate = tf.split(gates, 4, axis=1)
+    cell += tf.sigmoid(input_gate) * tf.tanh(candidate)
+    return tf.tanh(cell) * tf.sigmoid(output_gate), cell
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize(
+    ("target", "name", "value"), [(model, "FORGET_BIAS", 0.5), (model.LSTMClassifier, "_step", keep_state)]
+)
+def test_a_model_that_was_edited_is_refused_like_another_flag(
+    data_dir, trained, monkeypatch, is_finished, target, name, value
+):
+    if not is_finished:
+        edit_run(trained, lambda run: run.pop("testing_accuracy"))
+    monkeypatch.setattr(target, name, value)
+    with pytest.raises(UserError, match=r"another model: LSTMClassifier, before rnn_serving/model.py was .*--restart"):
+        train(data_dir, trained)
+    assert train(data_dir, trained, "--restart") == 0
+
+
+class WiderClassifier(model.LSTMClassifier):
+    """The same flags, one more variable."""
+
+    def __init__(self, num_hidden=8, output_init="glorot", seed=0):
+        super().__init__(num_hidden, output_init, seed)
+        self.scale = tf.Variable(tf.ones(10), name="scale")
+
+    def __call__(self, images):
+        logits, _ = super().__call__(images)
+        return logits * self.scale, tf.nn.softmax(logits * self.scale)
+
+
+@pytest.mark.parametrize("is_old", [True, False])
+def test_a_model_with_other_variables_is_refused_by_their_shapes(data_dir, trained, monkeypatch, is_old):
+    if is_old:
+        edit_run(trained, lambda run: run.pop("model"))
+    monkeypatch.setattr(model_flags, "_model_class", lambda: WiderClassifier)
+    with pytest.raises(UserError, match=r"another model, with variables .*scale \[10\].*--restart"):
+        train(data_dir, trained)
+
+
+def test_a_run_json_from_before_models_were_recorded_resumes(data_dir, trained, capsys):
+    def make_old(run):
+        del run["model"], run["testing_accuracy"]
+
+    edit_run(trained, make_old)
+    assert train(data_dir, trained) == 0
+    assert "resuming from step 4" in capsys.readouterr().out
+    assert json.loads((trained / "run.json").read_text())["model"]["class"] == "LSTMClassifier"
+
+
+def test_a_run_of_another_tensorflow_is_compared_by_its_variables_alone(data_dir, trained):
+    edit_run(trained, lambda run: run["model"].update(tensorflow="2.16.1", graph="of another version"))
+    assert train(data_dir, trained) == 0
+
+
+@pytest.mark.parametrize("entry", [1, [], {}, {"class": "LSTMClassifier"}])
+def test_a_damaged_entry_of_the_model_is_an_error_that_names_the_file(data_dir, trained, entry):
+    edit_run(trained, lambda run: run.update(model=entry))
+    with pytest.raises(UserError, match="run.json: damaged"):
+        train(data_dir, trained)
+
+
+def test_a_plot_that_cannot_be_drawn_is_one_line(data_dir, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError("Matplotlib requires access to a writable cache directory")
+
+    monkeypatch.setattr(training_history, "_plot", fail)
+    assert train(data_dir, tmp_path) == 0
+    assert "training.png: not drawn (Matplotlib requires" in capsys.readouterr().err

@@ -1,12 +1,17 @@
-"""Small SavedModels for test_conformance.py, one for each thing that a server has to get right."""
+"""Small SavedModels for the conformance and fuzzing tests: each covers one part of the API."""
 
 import shutil
 
+from google.protobuf import text_format
+
 from rnn_serving.quiet_tensorflow import tf
+
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 
 PREDICT, CLASSIFY, REGRESS = (f"tensorflow/serving/{method}" for method in ("predict", "classify", "regress"))
 
-# What `same_*` of the model `kinds` hands back unchanged.
+# The dtypes of the identity signatures `same_*` of the model `kinds`.
 SAME_DTYPES = ["float16", "bfloat16", "float32", "float64", "complex64", "complex128", "bool", "string"]
 SAME_DTYPES += ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 
@@ -14,15 +19,17 @@ v1 = tf.compat.v1
 
 
 def build_all(directory):
-    """Write every model to `directory / NAME / VERSION`, and to `broken` and `file` versions that cannot be loaded."""
-    for version, added in ((1, 2.0), (2, 3.0)):
-        _export(directory / "half" / str(version), _half_plus, added)
+    """Write every model to `directory / NAME / VERSION`; the versions of `broken` and `file` do not load."""
+    build_half(directory)
     _export(directory / "kinds" / "00000007", _kinds)
     _export(directory / "judge" / "1", _judge)
     _export(directory / "counter" / "1", _counter)
     tf.saved_model.save(halving := Halving(), directory / "modern" / "1", halving.signatures())
+    _export_odd(directory / "odd" / "1")
     _copy_with_batching(directory / "kinds" / "00000007", directory / "padded" / "1", PADDED)
     _copy_with_batching(directory / "kinds" / "00000007", directory / "patient" / "1", PATIENT)
+    _copy_with_batching(directory / "kinds" / "00000007", directory / "split" / "1", SPLIT)
+    rewrite_as_text(directory / "half" / "1", directory / "as_text" / "1")
     (directory / "broken" / "1").mkdir(parents=True)
     (directory / "file").mkdir()
     (directory / "file" / "7").touch()
@@ -32,17 +39,35 @@ def build_all(directory):
     shutil.copytree(directory / "half" / "1", directory / "sparse" / "00000004")
 
 
-# With --enable_per_model_batching_parameters these take the place of the server's own, all of them.
+def build_half(directory):
+    """Write the two versions of the model `half`."""
+    for version, added in ((1, 2.0), (2, 3.0)):
+        _export(directory / "half" / str(version), _half_plus, added)
+
+
+# With --enable_per_model_batching_parameters, these replace all of the server's parameters.
 PADDED = """
 max_batch_size { value: 4 } batch_timeout_micros { value: 300000 } max_enqueued_batches { value: 9 }
 allowed_batch_sizes: 3 allowed_batch_sizes: 4 pad_variable_length_inputs: true
 """
 PATIENT = "batch_timeout_micros { value: 900000 }"
+SPLIT = """
+max_batch_size { value: 100 } enable_large_batch_splitting { value: true } max_execution_batch_size { value: 32 }
+"""
 
 
 def _copy_with_batching(source, target, parameters):
     shutil.copytree(source, target)
     (target / "batching_params.pbtxt").write_text(parameters)
+
+
+def rewrite_as_text(source, target):
+    """Copy a version, with saved_model.pbtxt instead of saved_model.pb."""
+    shutil.copytree(source, target)
+    binary = target / "saved_model.pb"
+    text = text_format.MessageToString(saved_model_pb2.SavedModel.FromString(binary.read_bytes()))
+    binary.with_suffix(".pbtxt").write_text(text)
+    binary.unlink()
 
 
 def _export(directory, make_signatures, *arguments):
@@ -77,14 +102,14 @@ def _half_plus(added):
 
 
 def _parsed(name):
-    """Return a placeholder for serialized Examples and their feature x, float (N, 1), which is required."""
+    """Return a placeholder for serialized Examples, and their required feature x, float (N, 1)."""
     examples = _placeholder(name, tf.string)
     features = {"x": tf.io.FixedLenFeature([1], tf.float32)}
     return examples, tf.io.parse_example(examples, features, name="parse_" + name)["x"]
 
 
 def _kinds():
-    """Predict signatures: every dtype, and every form that inputs and outputs take."""
+    """Predict signatures with every dtype and every form of inputs and outputs."""
     a, b, x = _placeholder("a"), _placeholder("b"), _placeholder("x")
     matrix = _placeholder("matrix", shape=[None, 2])
     shapeless = _placeholder("shapeless", shape=None)
@@ -118,14 +143,14 @@ def _kinds():
 
 
 def _slowly(x):
-    """Return x, after as many turns of a loop as its largest element says."""
-    turns = tf.cast(tf.reduce_max(x), tf.int32)
-    count = tf.while_loop(lambda n: n < turns, lambda n: [n + 1], [tf.constant(0)], parallel_iterations=1)[0]
+    """Return x after a loop with as many iterations as its largest element."""
+    iterations = tf.cast(tf.reduce_max(x), tf.int32)
+    count = tf.while_loop(lambda n: n < iterations, lambda n: [n + 1], [tf.constant(0)], parallel_iterations=1)[0]
     return x + 0 * tf.cast(count, tf.float32)
 
 
 def _judge():
-    """Classify and Regress signatures, well made and not."""
+    """Classify and Regress signatures, valid and invalid."""
     examples, x = _parsed("examples")
     other_examples, other_x = _parsed("other_examples")
     floats = _placeholder("floats", shape=[None, 1])
@@ -178,8 +203,67 @@ def _judge():
     }
 
 
+def _odd():
+    """Signatures with outputs of any number of rows, and those that `_export_odd` changes."""
+    x = _placeholder("x")
+    examples, feature = _parsed("examples")
+    y, positive = tf.identity(x, name="y"), tf.boolean_mask(x, x > 0)
+    return {
+        "serving_default": _signature({"x": x}, {"y": y}),
+        "positive": _signature({"x": x}, {"y": positive}),
+        "positive_columns": _signature({"x": x}, {"wide": tf.stack([positive, positive], 1), "y": positive}),
+        "some": _signature({"x": x}, {"all": tf.identity(x), "positive": positive}),
+        "classify": _signature({"inputs": examples}, {"scores": feature * 2}, CLASSIFY),
+        "regress": _signature({"inputs": examples}, {"outputs": feature * 3}, REGRESS),
+    }
+
+
+# What TensorFlow writes for ragged and sparse tensors, and what other programs write: tensors that the graph lacks.
+_RAGGED = meta_graph_pb2.TensorInfo(dtype="DT_FLOAT", composite_tensor={"components": [{"name": "y:0"}]})
+_SPARSE = meta_graph_pb2.TensorInfo(dtype="DT_FLOAT", coo_sparse={"values_tensor_name": "y:0"})
+ODD_TENSORS = {
+    "ragged": _RAGGED,
+    "sparse": _SPARSE,
+    "nameless": meta_graph_pb2.TensorInfo(dtype="DT_FLOAT"),
+    "empty": meta_graph_pb2.TensorInfo(),
+    "lacking": meta_graph_pb2.TensorInfo(name="nothing:0", dtype="DT_FLOAT"),
+    "no_such_output": meta_graph_pb2.TensorInfo(name="y:7", dtype="DT_FLOAT"),
+}
+
+
+def _export_odd(directory):
+    """Write `_odd` and, for each odd tensor, signatures with it as an output, an input, the scores and the values."""
+    _export(directory, _odd)
+    path = directory / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    signatures = saved.meta_graphs[0].signature_def
+    for kind, info in ODD_TENSORS.items():
+        for name, source, side, alias in (
+            (f"{kind}_output", "serving_default", "outputs", "odd"),
+            (f"{kind}_input", "serving_default", "inputs", "x"),
+            (f"{kind}_classify", "classify", "outputs", "scores"),
+            (f"{kind}_regress", "regress", "outputs", "outputs"),
+        ):
+            signatures[name].CopyFrom(signatures[source])
+            getattr(signatures[name], side)[alias].CopyFrom(info)
+    path.write_bytes(saved.SerializeToString())
+    _write_warmup(directory, "ragged_output", "y")
+
+
+def _write_warmup(directory, signature, output):
+    """Write one warm-up request, for an output of a signature."""
+    log = prediction_log_pb2.PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.signature_name = signature
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto([1.0]))
+    request.output_filter.append(output)
+    (directory / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(directory / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        writer.write(log.SerializeToString())
+
+
 def _counter():
-    """A number that lives as long as its version is loaded."""
+    """A variable, which keeps its value while its version is loaded."""
     count = v1.get_variable("count", initializer=0.0)
     added = v1.assign_add(count, 1.0)
     return {
@@ -189,21 +273,21 @@ def _counter():
 
 
 class Halving(tf.Module):
-    """What TensorFlow 2 exports: every signature says predict, and one more that is no signature."""
+    """A TensorFlow 2 export: every signature has the method predict, and one entry is not a real signature."""
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, "x")])
     def halve(self, x):
-        """Return half of x, and 2."""
+        """Return half of x plus 2."""
         return {"y": x * 0.5 + 2}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
     def score(self, inputs):
-        """Return what Classify looks for."""
+        """Return the output that Classify requires."""
         return {"scores": tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"] * 0.5 + 2}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
     def value(self, inputs):
-        """Return what Regress looks for."""
+        """Return the output that Regress requires."""
         return {"outputs": self.score(inputs)["scores"]}
 
     def signatures(self):

@@ -1,8 +1,8 @@
-"""What a client of TensorFlow Serving can see, asked of a server: ours, or the one that `--server_command` starts.
+"""Everything a client of TensorFlow Serving can see, tested on our server or the one that `--server_command` starts.
 
-The models are those of conformance_models.py. Where TensorFlow Serving quotes a protobuf in an error, only what comes
-before is compared (`Starts`); where it answers in no fixed order, any of a tuple will do.
-The tables are laid out by hand, a row in few lines.
+The models are those of conformance_models.py. Where an error of TensorFlow Serving quotes a protobuf, only the text
+before it is compared (`Starts`); where the order of its answers varies, a tuple lists the alternatives.
+The tables are laid out by hand, to keep each row on few lines.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import requests
 from google.protobuf import json_format, text_format, wrappers_pb2
 from google.protobuf.message import Message
 
-from rnn_serving import processes
+from benchmarks import server_processes
 from rnn_serving.quiet_tensorflow import tf
 
 from tensorflow.core.example import example_pb2
@@ -63,7 +63,7 @@ METHODS = {
 
 
 class Starts(str):
-    """A text of which only the beginning is known."""
+    """The beginning of an expected text; the rest is not compared."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def rows(*table):
 
 @dataclass(frozen=True)
 class Reply:
-    """What came over HTTP."""
+    """An HTTP response."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -104,7 +104,7 @@ class Reply:
 
 
 class Server:
-    """A running server, asked over gRPC and REST."""
+    """A running server and its clients for gRPC and REST."""
 
     def __init__(self, channel, rest_port):
         self.channel, self._rest_port = channel, rest_port
@@ -124,11 +124,11 @@ class Server:
         return outcome(self.start_call(request, timeout_s))
 
     def call_together(self, *sent):
-        """Return (code, answer) of each of some gRPC requests that are under way at the same time."""
+        """Send several gRPC requests at the same time; return (code, answer) of each."""
         return [outcome(future) for future in [self.start_call(request) for request in sent]]
 
     def ask(self, method, path, body=None, headers=None):
-        """Return the Reply to an HTTP request, its path sent as it is."""
+        """Return the Reply to an HTTP request; the path is sent unchanged."""
         connection = http.client.HTTPConnection("127.0.0.1", self._rest_port, timeout=CALL_LIMIT_S)
         with contextlib.closing(connection):
             connection.request(method, path, body, headers or {})
@@ -165,24 +165,24 @@ def check_ask(server, row):
 
 
 def expected(got, answer):
-    """Return what of `answer` there is to compare with `got`."""
+    """Return `got` if it matches `answer` or one of a tuple of answers, else the first answer."""
     options = answer if isinstance(answer, tuple) else (answer,)
     whole = [got if isinstance(o, Starts) and got.startswith(o) else as_text(o) for o in options]
     return got if got in whole else whole[0]
 
 
 def as_text(answer):
-    """Return a message as text, in which NaN equals NaN, and a text as it is."""
+    """Return a message as text, where NaN equals NaN; return a text unchanged."""
     return text_format.MessageToString(answer) if isinstance(answer, Message) else answer
 
 
 def canonical(value):
-    """Return JSON whose objects are sorted; 3 and 3.0 stay apart, as they are to a client that reads them."""
+    """Return JSON with sorted keys, where 3 and 3.0 differ, as they do for a client."""
     return json.dumps(value, sort_keys=True, indent=1)
 
 
 def eventually(ask, wanted, limit_s=CHANGE_LIMIT_S):
-    """Ask until the answer is `wanted`."""
+    """Call `ask` until it returns `wanted`."""
     deadline = time.monotonic() + limit_s
     while (got := ask()) != wanted and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -202,7 +202,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(request, models, tmp_path_factory):
-    """A function that starts a server with some models and flags and returns it once all models are available."""
+    """A function that starts a server with models and flags, and returns it once all models are available."""
     named = request.config.getoption("--server_command", default=None)
     command = shlex.split(named) if named else [sys.executable, "-m", "rnn_serving.model_server"]
 
@@ -213,7 +213,7 @@ def start(request, models, tmp_path_factory):
             files["model_config_file"] = text_format.MessageToString(model_list(*configs))
             for flag, text in files.items():
                 (directory / flag).write_text(text)
-            ports = processes.free_port(), processes.free_port()
+            ports = server_processes.free_port(), server_processes.free_port()
             flags += tuple(f"--{flag}={directory / flag}" for flag in files)
             options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -1)]
             channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{ports[0]}", options))
@@ -224,7 +224,7 @@ def start(request, models, tmp_path_factory):
                 grpc.channel_ready_future(channel).result(timeout=1)
 
             line = [*command, f"--port={ports[0]}", f"--rest_api_port={ports[1]}", *flags]
-            stack.enter_context(processes.running(line, ready))
+            stack.enter_context(server_processes.running(line, ready))
             return Server(channel, ports[1])
 
         yield run
@@ -242,8 +242,8 @@ def _raise_unless_available(url):
 
 def model(models, name, directory=None, versions=None, labels=None, **config):
     """Return a ModelConfig; `versions` is "all", how many of the newest, or a list of them."""
-    made = model_server_config_pb2.ModelConfig(name=name, model_platform="tensorflow", **config)
-    made.base_path = made.base_path or str(models / (directory or name))
+    model_config = model_server_config_pb2.ModelConfig(name=name, model_platform="tensorflow", **config)
+    model_config.base_path = model_config.base_path or str(models / (directory or name))
     policy = file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy()
     if versions == "all":
         policy.all.SetInParent()
@@ -252,17 +252,17 @@ def model(models, name, directory=None, versions=None, labels=None, **config):
     elif versions:
         policy.specific.versions.extend(versions)
     if versions:
-        made.model_version_policy.CopyFrom(policy)
-    made.version_labels.update(labels or {})
-    return made
+        model_config.model_version_policy.CopyFrom(policy)
+    model_config.version_labels.update(labels or {})
+    return model_config
 
 
 def model_list(*configs):
     """Return a ModelServerConfig."""
-    made = model_server_config_pb2.ModelServerConfig()
-    made.model_config_list.SetInParent()
-    made.model_config_list.config.extend(configs)
-    return made
+    server_config = model_server_config_pb2.ModelServerConfig()
+    server_config.model_config_list.SetInParent()
+    server_config.model_config_list.config.extend(configs)
+    return server_config
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def main(start, models):
     """A server with hardly any flags."""
     return start(
         [model(models, "half", versions="all")]
-        + [model(models, name) for name in ("kinds", "judge", "modern", "counter", "sparse")]
+        + [model(models, name) for name in ("kinds", "judge", "modern", "counter", "sparse", "odd")]
     )
 
 
@@ -279,20 +279,20 @@ def main(start, models):
 
 def spec(name, signature="", version=None, label=None):
     """Return a ModelSpec."""
-    made = model_pb2.ModelSpec(name=name, signature_name=signature)
+    model_spec = model_pb2.ModelSpec(name=name, signature_name=signature)
     if version is not None:
-        made.version.CopyFrom(wrappers_pb2.Int64Value(value=version))
+        model_spec.version.CopyFrom(wrappers_pb2.Int64Value(value=version))
     if label is not None:
-        made.version_label = label
-    return made
+        model_spec.version_label = label
+    return model_spec
 
 
 def tensor(dtype, shape=None, **values):
     """Return a TensorProto; without a shape it has none."""
-    made = tensor_pb2.TensorProto(dtype=getattr(types_pb2, f"DT_{dtype}"), **values)
+    proto = tensor_pb2.TensorProto(dtype=getattr(types_pb2, f"DT_{dtype}"), **values)
     if shape is not None:
-        made.tensor_shape.CopyFrom(TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape]))
-    return made
+        proto.tensor_shape.CopyFrom(TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in shape]))
+    return proto
 
 
 def floats(*values, shape=None):
@@ -313,11 +313,11 @@ def predicted(model_spec, **outputs):
 
 def example(**features):
     """Return an Example with lists of floats, ints or bytes."""
-    made = example_pb2.Example()
+    message = example_pb2.Example()
     for name, values in features.items():
         kind = {float: "float_list", int: "int64_list", bytes: "bytes_list"}[type(values[0])]
-        getattr(made.features.feature[name], kind).value.extend(values)
-    return made
+        getattr(message.features.feature[name], kind).value.extend(values)
+    return message
 
 
 def listed(*examples):
@@ -340,12 +340,12 @@ def regress(model_spec, examples=ONE):
 
 def classes(*examples):
     """Return a ClassificationResult of lists of (label, score)."""
-    made = classification_pb2.ClassificationResult()
+    result = classification_pb2.ClassificationResult()
     for pairs in examples:
-        made.classifications.add().classes.extend(
+        result.classifications.add().classes.extend(
             classification_pb2.Class(label=label, score=score) for label, score in pairs
         )
-    return made
+    return result
 
 
 def values(*numbers):
@@ -365,19 +365,19 @@ def regressed(model_spec, *numbers):
 
 def infer(*tasks, examples=ONE):
     """Return a MultiInferenceRequest of (ModelSpec or None, method name)."""
-    made = inference_pb2.MultiInferenceRequest(input=examples)
+    request = inference_pb2.MultiInferenceRequest(input=examples)
     for model_spec, method in tasks:
-        made.tasks.add(model_spec=model_spec, method_name=method)
-    return made
+        request.tasks.add(model_spec=model_spec, method_name=method)
+    return request
 
 
 def inferred(*results):
     """Return a MultiInferenceResponse of (ModelSpec, result)."""
-    made = inference_pb2.MultiInferenceResponse()
+    response = inference_pb2.MultiInferenceResponse()
     for model_spec, result in results:
         kind = "regression_result" if isinstance(result, regression_pb2.RegressionResult) else "classification_result"
-        made.results.add(model_spec=model_spec, **{kind: result})
-    return made
+        response.results.add(model_spec=model_spec, **{kind: result})
+    return response
 
 
 def metadata(model_spec=None, *fields):
@@ -392,15 +392,15 @@ def status(model_spec=None):
 
 def states(**versions):
     """Return a GetModelStatusResponse: states(v2="AVAILABLE", v1="END")."""
-    made = get_model_status_pb2.GetModelStatusResponse()
+    response = get_model_status_pb2.GetModelStatusResponse()
     for version, state in versions.items():
         state = get_model_status_pb2.ModelVersionStatus.State.Value(state)
-        made.model_version_status.add(version=int(version[1:]), state=state).status.SetInParent()
-    return made
+        response.model_version_status.add(version=int(version[1:]), state=state).status.SetInParent()
+    return response
 
 
 def refused(name, request, details, code=INVALID):
-    """Return the row of a request that is answered by an error."""
+    """Return the row of a request and the error it gets."""
     return Call(name, request, details, code)
 
 
@@ -421,7 +421,7 @@ LOOKUPS = {
         "Servable not found for request: Specific(nope, 5)",
         NOT_FOUND,
     ),
-    "version 0 is no wish for the newest": (
+    "version 0 does not mean the newest": (
         spec("half", version=0),
         "Servable not found for request: Specific(half, 0)",
         NOT_FOUND,
@@ -449,7 +449,7 @@ ASKING = {
         for name, (model_spec, details, code) in LOOKUPS.items()
     ),
 )  # fmt: skip
-def test_a_model_that_is_not_there_is_told_in_the_same_words_by_every_call(main, row):
+def test_every_call_reports_a_missing_model_in_the_same_words(main, row):
     check_call(main, row)
 
 
@@ -488,7 +488,7 @@ SUM, DIFFERENCE = floats(3.0, 8.0), floats(-1.0, 2.0)
         predicted(spec("kinds", "nothing", 7), y=floats(5.0))),
     Call("a method name that says classify", predict(spec("judge", "float_input"), inputs=X),
         predicted(spec("judge", "float_input", 1), scores=X)),
-    Call("a method name that nobody knows", predict(spec("kinds", "odd_method"), x=floats(1.0)),
+    Call("an unknown method name", predict(spec("kinds", "odd_method"), x=floats(1.0)),
         predicted(spec("kinds", "odd_method", 7), y=floats(1.0))),
     Call("a TensorFlow 2 export", predict("modern", x=floats(2.0, 4.0)),
         predicted(spec("modern", "serving_default", 1), y=floats(3.0, 4.0))),
@@ -544,7 +544,7 @@ def test_predict_leaves_shapes_to_the_ops(main, shape):
         "Expects arg[0] to be float but string is provided"),
     refused("a shape that an op refuses", predict(spec("kinds", "product"), x=floats(1.0, 2.0, 3.0, shape=[1, 3])),
         "Matrix size-incompatible: In[0]: [1,3], In[1]: [2,1]\n\t [[{{node product}}]]"),
-    refused("a signature of TensorFlow 2's that is none", predict(spec("modern", "__saved_model_init_op")),
+    refused("an entry of TensorFlow 2 that is not a real signature", predict(spec("modern", "__saved_model_init_op")),
         Starts("Node 'NoOp'"), grpc.StatusCode.OUT_OF_RANGE),
 )  # fmt: skip
 def test_predict_refuses_what_it_cannot_run_in_this_order(main, row):
@@ -552,7 +552,7 @@ def test_predict_refuses_what_it_cannot_run_in_this_order(main, row):
 
 
 def same(name, dtype, sent, got=None):
-    """Return the row of a tensor that an identity signature hands back."""
+    """Return the row of a tensor that an identity signature returns."""
     model_spec = spec("kinds", f"same_{dtype}")
     return Call(name, predict(model_spec, x=sent), predicted(spec("kinds", f"same_{dtype}", 7), y=got or sent))
 
@@ -632,13 +632,13 @@ def test_the_deadline_of_a_call_ends_it_and_the_model_call(request, server):
     began = time.monotonic()
     code, _ = server.call(predict(spec("kinds", "slow"), x=floats(1e8, 1.0, 1.0, 1.0)), timeout_s=0.4)
     assert code == grpc.StatusCode.DEADLINE_EXCEEDED
-    # With batching there is one thread for all: it has to be free again.
+    # With batching, one thread serves all calls: it must be free again.
     code, answer = server.call(predict(spec("kinds", "slow"), x=floats(1.0, 1.0, 1.0, 1.0)))
     assert code == grpc.StatusCode.OK, answer
     assert time.monotonic() - began < CALL_LIMIT_S / 2
 
 
-def test_long_details_are_cut_and_say_so(main):
+def test_long_details_are_cut_and_marked(main):
     name = "n" * 3000
     details = f"Servable not found for request: Latest({name})"[:1024] + "...TRUNCATED"
     check_call(main, refused("", predict(name, x=X), details, NOT_FOUND))
@@ -782,14 +782,76 @@ def test_classify_and_regress_refuse_a_signature_of_another_form(main, row):
     refused("no method", infer((judge("regress"), "")), "Unsupported signature method_name: ", UNIMPLEMENTED),
     refused("a signature of the other form", infer((judge("only_scores"), REGRESS)),
         Starts("No regression outputs found in SignatureDef: ")),
-    refused("different inputs", infer((judge("regress"), REGRESS), (judge("regress_other"), REGRESS)),
-        "Input tensor must be the same for all Signatures."),
+    Call("signatures with inputs of their own",
+        infer((judge("regress"), REGRESS), (judge("regress_other"), REGRESS), examples=listed(example(x=[2.0]))),
+        inferred((judge("regress", 1), values(3.0)), (judge("regress_other", 1), values(2.0)))),
+    Call("a TensorFlow 2 export, whose signatures never share an input",
+        infer((spec("modern", "regress"), REGRESS), (spec("modern", "classify"), CLASSIFY), examples=TWO_AND_FOUR),
+        inferred((spec("modern", "regress", 1), values(3.0, 4.0)),
+            (spec("modern", "classify", 1), classes([("", 3.0)], [("", 4.0)])))),
+    Call("two with one input and one with another",
+        infer((judge("regress_column"), REGRESS), (judge("regress_other"), REGRESS), (judge("only_scores"), CLASSIFY)),
+        inferred((judge("regress_column", 1), values(2.0)), (judge("regress_other", 1), values(1.0)),
+            (judge("only_scores", 1), classes([("", 1.0), ("", 2.0)])))),
+    refused("an input of another type", infer((judge("regress"), REGRESS), (judge("float_input"), CLASSIFY)),
+        ("Expects arg[1] to be float but string is provided", "Expects arg[0] to be float but string is provided")),
     refused("no input", infer((judge("regress"), REGRESS), examples=None), "Input is empty."),
     refused("a result of another form", infer((judge(), CLASSIFY), (judge("regress_wide"), REGRESS)),
         "Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got [1,2]"),
 )  # fmt: skip
-def test_multi_inference_runs_all_its_tasks_or_says_which_is_wrong(main, row):
+def test_multi_inference_runs_all_tasks_or_names_the_invalid_one(main, row):
     check_call(main, row)
+
+
+# Signatures with tensors that the graph lacks
+
+
+def odd(signature):
+    """Return the spec of the model with such signatures."""
+    return spec("odd", signature)
+
+
+@pytest.mark.parametrize("kind", conformance_models.ODD_TENSORS)
+def test_a_signature_with_an_odd_tensor_leaves_the_other_signatures_and_outputs_alone(main, kind):
+    x = floats(1.0, 2.0)
+    check_call(main, Call("", predict("odd", x=x), predicted(spec("odd", "serving_default", 1), y=x)))
+    answer = predicted(spec("odd", f"{kind}_output", 1), y=x)
+    check_call(main, Call("", predict(odd(f"{kind}_output"), "y", x=x), answer))
+
+
+@pytest.mark.parametrize("kind", conformance_models.ODD_TENSORS)
+def test_a_signature_with_an_odd_tensor_is_refused_when_it_is_called(main, kind):
+    x, words, code = floats(1.0), Starts("Tensor "), INVALID
+    if kind == "no_such_output":
+        words, code = Starts("Node 'y' "), grpc.StatusCode.OUT_OF_RANGE
+    for request in (
+        predict(odd(f"{kind}_output"), x=x),
+        predict(odd(f"{kind}_output"), "y", "odd", x=x),
+        predict(odd(f"{kind}_input"), x=x),
+        classify(odd(f"{kind}_classify")),
+        regress(odd(f"{kind}_regress")),
+        infer((odd("regress"), REGRESS), (odd(f"{kind}_classify"), CLASSIFY)),
+    ):
+        check_call(main, refused("", request, words, code))
+    for path, content in (
+        ("odd:predict", body(signature_name=f"{kind}_output", instances=[1.0])),
+        ("odd:predict", body(signature_name=f"{kind}_output", inputs=[1.0])),
+        ("odd:classify", body(signature_name=f"{kind}_classify", examples=[{"x": 1.0}])),
+        ("odd:regress", body(signature_name=f"{kind}_regress", examples=[{"x": 1.0}])),
+    ):
+        check_ask(main, Ask("", path, content, 400, words))
+
+
+@rows(
+    Ask("an input", "odd:predict", '{"signature_name": "lacking_input", "instances": [1.0]}', 400, Starts("Tensor ")),
+    Ask("an empty input", "odd:predict", '{"signature_name": "lacking_input", "inputs": []}', 400, Starts("Tensor ")),
+    Ask("an input without a type", "odd:predict", '{"signature_name": "empty_input", "inputs": [1.0]}', 501,
+        "Conversion of JSON Value: 1.0 to type: INVALID"),
+    Ask("an empty input without a type", "odd:predict", '{"signature_name": "empty_input", "inputs": []}', 400,
+        Starts("Tensor ")),
+)  # fmt: skip
+def test_rest_refuses_an_input_that_the_graph_lacks(main, row):
+    check_ask(main, row)
 
 
 # gRPC: GetModelMetadata and GetModelStatus
@@ -809,6 +871,7 @@ def signatures_on_disk(directory):
         (spec("half", "a signature is not looked at"), "half/2", 2),
         (spec("kinds"), "kinds/00000007", 7),
         (spec("modern"), "modern/1", 1),
+        (spec("odd"), "odd/1", 1),
     ],
     ids=str,
 )
@@ -825,12 +888,17 @@ def test_metadata_is_every_signature_of_the_metagraph(main, models, model_spec, 
 
 @rows(
     refused("no field", metadata(spec("nope")), "GetModelMetadataRequest must specify at least one metadata_field"),
-    refused("no field and no spec", metadata(), "GetModelMetadataRequest must specify at least one metadata_field"),
+    refused("no field and an empty spec", metadata(model_pb2.ModelSpec()),
+        "GetModelMetadataRequest must specify at least one metadata_field"),
     refused("another field", metadata(spec("nope"), "graph"), "Metadata field graph is not supported"),
-    refused("one more field", metadata(None, "signature_def", "graph"), "Metadata field graph is not supported"),
-    refused("an empty field", metadata(None, ""), "Metadata field  is not supported"),
+    refused("one more field", metadata(spec(""), "signature_def", "graph"), "Metadata field graph is not supported"),
+    refused("an empty field", metadata(spec("half", version=9), ""), "Metadata field  is not supported"),
+    refused("no field and no spec", metadata(), "Missing ModelSpec"),
+    refused("another field and no spec", metadata(None, "graph"), "Missing ModelSpec"),
+    refused("one more field and no spec", metadata(None, "signature_def", "graph"), "Missing ModelSpec"),
+    refused("an empty field and no spec", metadata(None, ""), "Missing ModelSpec"),
 )  # fmt: skip
-def test_metadata_fields_are_checked_before_the_model(main, row):
+def test_metadata_fields_are_checked_between_the_spec_and_the_model(main, row):
     check_call(main, row)
 
 
@@ -843,7 +911,7 @@ def test_metadata_fields_are_checked_before_the_model(main, row):
     refused("empty name", status(spec("")), "Could not find any versions of model ", NOT_FOUND),
     refused("no spec", status(), "Missing ModelSpec"),
 )  # fmt: skip
-def test_status_tells_every_version_or_that_there_is_none(main, row):
+def test_status_lists_the_versions_or_reports_that_there_are_none(main, row):
     check_call(main, row)
 
 
@@ -875,7 +943,7 @@ def element(number, error, key=None, code="INVALID_ARGUMENT"):
     Ask("a scalar column", "half:predict", '{"inputs": 4}', 200, {"outputs": 5.0}),
     Ask("a scalar column by name", "half:predict", '{"inputs": {"x": 4}}', 200, {"outputs": 5.0}),
     Ask("an empty column", "half:predict", '{"inputs": []}', 200, {"outputs": []}),
-    Ask("a column that nobody asked for", "half:predict", '{"inputs": {"x": 4, "z": "z"}}', 200, {"outputs": 5.0}),
+    Ask("a column without an input", "half:predict", '{"inputs": {"x": 4, "z": "z"}}', 200, {"outputs": 5.0}),
     Ask("the version asked for", "half/versions/1:predict", '{"instances": [1]}', 200, predictions(2.5)),
     Ask("a TensorFlow 2 export", "modern:predict", '{"instances": [2, 4]}', 200, predictions(3.0, 4.0)),
     Ask("rows of several", "kinds:predict", '{"instances": [{"a": 1, "b": 2}, {"b": 3, "a": 5}]}', 200,
@@ -888,6 +956,14 @@ def element(number, error, key=None, code="INVALID_ARGUMENT"):
         {"outputs": 3.0}),
     Ask("more answers than instances", "kinds:predict", body(signature_name="twice", instances=[1, 2]), 200,
         predictions(1.0, 2.0, 1.0, 2.0)),
+    Ask("no rows", "odd:predict", body(signature_name="positive", instances=[-1.0]), 200, predictions()),
+    Ask("no rows of several", "odd:predict", body(signature_name="positive_columns", instances=[-1.0, -2.0]), 200,
+        predictions()),
+    Ask("no rows in columns", "odd:predict", body(signature_name="positive_columns", inputs=[-1.0]), 200,
+        {"outputs": {"wide": [], "y": []}}),
+    Ask("some rows", "odd:predict", body(signature_name="positive", instances=[-1.0, 3.0]), 200, predictions(3.0)),
+    Ask("rows without elements", "kinds:predict", body(signature_name="any", instances=[[], []]), 200,
+        predictions([], [])),
     Ask("unknown keys are ignored", "half:predict", '{"instances": [1], "parameters": {"instances": 3}}', 200,
         predictions(3.5)),
     Ask("of equal keys the first", "half:predict", '{"instances": [1], "instances": [2]}', 200, predictions(3.5)),
@@ -897,8 +973,16 @@ def element(number, error, key=None, code="INVALID_ARGUMENT"):
     Ask("escapes in keys", "half:predict", r'{"inst\u0061nces": [1]}', 200, predictions(3.5)),
     Ask("any content type", "half:predict", '{"instances": [1]}', 200, predictions(3.5),
         headers={"Content-Type": "text/plain"}),
-    Ask("compressed", "half:predict", gzip.compress(b'{"instances": [1]}'), 200, predictions(3.5),
-        headers={"Content-Encoding": "gzip"}),
+    *(
+        Ask(f"compressed as {encoding}", "half:predict", gzip.compress(b'{"instances": [1]}'), 200, predictions(3.5),
+            headers={"Content-Encoding": encoding})
+        for encoding in ("gzip", "x-gzip", "gzip, identity", "identity,gzip", "notgzip;q=0")
+    ),
+    *(
+        Ask(f"not compressed in spite of {encoding}", "half:predict", '{"instances": [1]}', 200, predictions(3.5),
+            headers={"Content-Encoding": encoding})
+        for encoding in ("GZIP", "Gzip", "deflate", "identity", "")
+    ),
 )  # fmt: skip
 def test_rest_predict_answers_rows_with_predictions_and_columns_with_outputs(main, row):
     check_ask(main, row)
@@ -940,6 +1024,11 @@ NUMBERS = [
     ("string", '"a\\u00e9\\ud83d\\ude00\\n\\"\\\\/"', 'aé😀\n"\\/'),
     ("string", '{"b64": "aGk="}', "hi"),
     ("string", '{"b64": "aGk"}', "hi"),
+    ("string", '{"b64": "aGk."}', "hi"),
+    ("string", '{"b64": " a\\nG\\tk = "}', "hi"),
+    ("string", '{"b64": "aA.="}', "h"),
+    ("string", '{"b64": "aP=="}', "h"),
+    ("string", '{"b64": "  "}', ""),
     ("string", '{"x": {"b64": "aGk="}}', "hi"),
     ("string", '{"b64": ""}', ""),
 ]
@@ -996,7 +1085,7 @@ def test_a_value_in_json_of_another_type_is_refused(main, dtype, sent, shown, ki
         ("complex128", "complex128"),
     ],
 )
-def test_a_dtype_that_json_has_no_word_for_is_refused(main, dtype, name):
+def test_a_dtype_without_json_values_is_refused(main, dtype, name):
     error = f"Conversion of JSON Value: 1 to type: {name}"
     rows_, columns = (body(signature_name=f"same_{dtype}", **{key: [1]}) for key in ("instances", "inputs"))
     check_ask(main, Ask("", "kinds:predict", columns, 501, error))
@@ -1023,9 +1112,38 @@ def test_bytes_under_a_plain_alias_are_written_as_they_are(main):
     assert b'"\xff\\u0000\\u0001"' in reply.body
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("half", '{"instances": [1, 2]}', '{\n    "predictions": [3.5, 4.0\n    ]\n}'),
+        ("half", '{"instances": [[1], [2]]}', '{\n    "predictions": [[3.5], [4.0]\n    ]\n}'),
+        ("half", '{"inputs": [[1], [2]]}',
+            '{\n    "outputs": [\n        [\n            3.5\n        ],\n'
+            '        [\n            4.0\n        ]\n    ]\n}'),
+        ("half", '{"inputs": []}', '{\n    "outputs": []\n}'),
+        ("half", '{"inputs": 1}', '{\n    "outputs": 3.5\n}'),
+        ("kinds", '{"instances": [{"a": 1, "b": 2}, {"a": 5, "b": 3}]}',
+            '{\n    "predictions": [\n        {\n            "diff": -1.0,\n            "sum": 3.0\n        },\n'
+            '        {\n            "diff": 2.0,\n            "sum": 8.0\n        }\n    ]\n}'),
+        ("kinds", '{"inputs": {"a": [1], "b": [2]}}',
+            '{\n    "outputs": {\n        "diff": [\n            -1.0\n        ],\n'
+            '        "sum": [\n            3.0\n        ]\n    }\n}'),
+        ("kinds", '{"signature_name": "bytes", "instances": ["a", "b"]}',
+            '{\n    "predictions": [{\n            "b64": "YQ=="\n        }, {\n'
+            '            "b64": "Yg=="\n        }\n    ]\n}'),
+        ("odd", '{"signature_name": "positive", "instances": [-1]}', '{\n    "predictions": []\n}'),
+    ],
+)  # fmt: skip
+def test_answers_are_laid_out_as_rapidjson_does(main, name, content, text):
+    got = main.ask("POST", f"/v1/models/{name}:predict", content).body.decode()
+    if got != text:  # the order of outputs is that of a hash map in TensorFlow Serving
+        assert sorted(re.split(r",?\n", got)) == sorted(re.split(r",?\n", text))
+
+
 # REST: errors of predict
 
 DOCUMENT = "JSON Value: {\n"
+GZIPPED = gzip.compress(b'{"instances": [1]}')
 
 
 @rows(
@@ -1053,13 +1171,38 @@ DOCUMENT = "JSON Value: {\n"
         "JSON Parse error: Miss exponent in number. at offset: 17"),
     Ask("a number beyond double", "half:predict", '{"instances": [1e400]}', 400,
         "JSON Parse error: Number too big to be stored in double. at offset: 15"),
-    Ask("a body that is not gzip", "half:predict", b'{"instances": [1]}', 400,
-        "JSON Parse error: The document is empty", headers={"Content-Encoding": "gzip"}),
+    *(
+        Ask(f"gzip that {name}", "half:predict", content, 400, "JSON Parse error: The document is empty",
+            headers={"Content-Encoding": "gzip"})
+        for name, content in {
+            "is none": b'{"instances": [1]}',
+            "is empty": b"",
+            "is short": b"\x1f\x8b",
+            "unpacks to nothing": gzip.compress(b""),
+            "is cut": GZIPPED[:-9],
+            "lacks its size": GZIPPED[:-4],
+            "has a wrong checksum": GZIPPED[:-5] + bytes([GZIPPED[-5] ^ 1]) + GZIPPED[-4:],
+            "claims another size": GZIPPED[:-4] + b"\x01\x00\x00\x00",
+            "claims a size of 4 GB": GZIPPED[:-4] + b"\xff" * 4,
+            "is followed by more": GZIPPED + GZIPPED,
+            "unpacks to more than 100 MiB": gzip.compress(b'{"instances": [1]}'.ljust(100 * 2**20 + 1), 1),
+        }.items()
+    ),
+    Ask("gzip that is not JSON", "half:predict", gzip.compress(b"{"), 400,
+        "JSON Parse error: Missing a name for object member. at offset: 1", headers={"Content-Encoding": "gzip"}),
+    Ask("a raw newline in a string", "half:predict", '{"instances": ["a\n"]}', 400,
+        "JSON Parse error: Invalid escape character in string. at offset: 17"),
+    Ask("a raw tab in a key", "half:predict", '{"inst\tances": [1]}', 400,
+        "JSON Parse error: Invalid escape character in string. at offset: 6"),
+    Ask("a zero byte in a string", "half:predict", '{"instances": ["a\0"]}', 400,
+        "JSON Parse error: Missing a closing quotation mark in string. at offset: 17"),
+    Ask("half a surrogate pair", "half:predict", r'{"instances": ["a\ud800"]}', 400,
+        "JSON Parse error: The surrogate pair in string is invalid. at offset: 17"),
     Ask("a list", "half:predict", "[1, 2.5]", 400, "JSON Value: [1, 2.5] Is not object"),
     Ask("a string", "half:predict", '"x"', 400, 'JSON Value: "x" Is not object'),
     Ask("true", "half:predict", "true", 400, "JSON Value: true Is not object"),
     Ask("bad JSON goes before an unknown model", "nope:predict", "", 400, "JSON Parse error: The document is empty"),
-    Ask("a signature name that is none goes before an unknown model", "nope:predict", '{"signature_name": 1}', 400,
+    Ask("an invalid signature name goes before an unknown model", "nope:predict", '{"signature_name": 1}', 400,
         DOCUMENT + '    "signature_name": 1\n} not formatted correctly. '
         "'signature_name' key must be a string value."),
     Ask("an unknown model", "nope:predict", "{}", 404, "Servable not found for request: Latest(nope)"),
@@ -1114,22 +1257,59 @@ DOCUMENT = "JSON Value: {\n"
         "Encountered list at unexpected level: 1 expected < 1"),
     Ask("a scalar where a list was", "half:predict", '{"inputs": [[1], 2]}', 400,
         Starts("JSON Value: 2 found at incorrect level: ")),
-    Ask("base64 that is none", "kinds:predict", body(signature_name="same_string", instances=[{"b64": "a*b="}]), 400,
+    Ask("invalid base64", "kinds:predict", body(signature_name="same_string", instances=[{"b64": "a*b="}]), 400,
         element(0, "Unable to base64 decode")),
+    *(
+        Ask(f"base64 with {name}", "kinds:predict", body(signature_name="same_string", inputs=[{"b64": text}]), 400,
+            "Unable to base64 decode")
+        for name, text in {
+            "too little padding": "aA=",
+            "too much padding": "aGk==",
+            "padding alone": "====",
+            "padding inside": "aG=k",
+            "a single character": "a",
+            "the prefix of a data URL": "data:;base64,aGk=",
+            "a letter that is not ASCII": "aG\u00e9",
+        }.items()
+    ),
+    Ask("base64 whose key is repeated", "kinds:predict",
+        '{"signature_name": "same_string", "inputs": {"x": {"b64": "aGk=", "b64": "aGk="}}}', 400,
+        'JSON Value: {\n    "b64": "aGk=",\n    "b64": "aGk="\n} not formatted correctly for base64 data'),
     Ask("base64 for URLs", "kinds:predict", body(signature_name="same_string", inputs=[{"b64": "_-8="}]), 400,
         "Unable to base64 decode"),
     Ask("base64 with another key", "kinds:predict",
         body(signature_name="same_string", instances=[{"x": {"b64": "aGk=", "z": 1}}]), 400,
         element(0, 'JSON Value: {\n    "b64": "aGk=",\n    "z": 1\n} not formatted correctly for base64 data', "x")),
-    Ask("base64 that is no string", "kinds:predict", body(signature_name="same_string", inputs={"x": {"b64": 1}}), 400,
+    Ask("a number for base64", "kinds:predict", body(signature_name="same_string", inputs={"x": {"b64": 1}}), 400,
         'JSON Value: {\n    "b64": 1\n} not formatted correctly for base64 data'),
-    Ask("a bare instance with another key is no base64", "kinds:predict",
+    Ask("a bare instance with another key is not base64", "kinds:predict",
         body(signature_name="same_string", instances=[{"b64": "aGk=", "z": 1}]), 400,
         element(0, "JSON object: does not have named input: b64", "b64")),
+    Ask("a document that is quoted with repeated keys", "half:predict",
+        '{"signature_name": 1, "a": {"b": 1, "b": [2]}, "signature_name": "x"}', 400,
+        DOCUMENT + '    "signature_name": 1,\n    "a": {\n        "b": 1,\n        "b": [2]\n    },\n'
+        '    "signature_name": "x"\n} not formatted correctly. \'signature_name\' key must be a string value.'),
+    Ask("a large document that is quoted", "half:predict", body(instances=7, more=[1] * 10**6), 400,
+        ('JSON Value: {\n    "instances": 7,\n    "more": [' + "1, " * 100)[: len("JSON Value: ") + 256]
+        + " Expecting 'instances' to be an list/array"),
+    Ask("a long key that is quoted", "half:predict", body(**{"k" * 10**6: 1, "instances": 7}), 400,
+        'JSON Value: {\n    "' + "k" * 249 + " Expecting 'instances' to be an list/array"),
+    Ask("a large list that is quoted", "half:predict", "[" + "1," * 10**6 + "1]", 400,
+        ("JSON Value: [" + "1, " * 100)[: len("JSON Value: ") + 256] + " Is not object"),
+    Ask("a row that is quoted", "kinds:predict", body(instances=[{"a": [1] * 10**6}]), 400,
+        "Failed to process element: 0 of 'instances' list. JSON object: "
+        + ('{\n    "a": [' + "1, " * 100)[:256] + " keys must be equal to: a,b"),
+    Ask("256 bytes that are quoted", "half:predict", body(instances="x" * 232), 400,
+        'JSON Value: {\n    "instances": "' + "x" * 232 + "\"\n} Expecting 'instances' to be an list/array"),
+    Ask("a long string that is quoted", "half:predict", body(inputs="x" * 1000), 400,
+        f'JSON Value: "{"x" * 1000}" Type: String is not of expected type: float'),
     Ask("what an op refuses", "kinds:predict", body(signature_name="product", instances=[[1, 2, 3]]), 400,
         "Matrix size-incompatible: In[0]: [1,3], In[1]: [2,1]\n\t [[{{node product}}]]"),
     Ask("a scalar output has no rows", "kinds:predict", body(signature_name="total", instances=[1, 2]), 400,
         "Tensor name: y has no shape information "),
+    Ask("no rows beside others", "odd:predict", body(signature_name="some", instances=[-1.0]), 400,
+        ("Tensor name: positive has inconsistent batch size: 0 expecting: 1",
+            "Tensor name: all has inconsistent batch size: 1 expecting: 0")),
     Ask("outputs of unequal rows", "kinds:predict", body(signature_name="uneven", instances=[1, 2]), 400,
         ("Tensor name: once has inconsistent batch size: 2 expecting: 4",
             "Tensor name: twice has inconsistent batch size: 4 expecting: 2")),
@@ -1138,7 +1318,7 @@ DOCUMENT = "JSON Value: {\n"
     Ask("an error is not cut", "n" * 1500 + ":predict", "{}", 404,
         f"Servable not found for request: Latest({'n' * 1500})"),
 )  # fmt: skip
-def test_rest_predict_says_what_is_wrong(main, row):
+def test_rest_predict_explains_errors(main, row):
     check_ask(main, row)
 
 
@@ -1173,13 +1353,13 @@ NOT_FOUND_EXAMPLES = "JSON Value: {} When method is classify, key 'examples' is 
     Ask("no examples", "judge:classify", "{}", 400, NOT_FOUND_EXAMPLES),
     Ask("no examples to regress", "judge:regress", "{}", 400, NOT_FOUND_EXAMPLES),
     Ask("an empty body", "judge:classify", "", 400, "JSON Parse error: The document is empty"),
-    Ask("a body that is no object", "judge:regress", "3", 400, "JSON Value: 3 Is not object"),
-    Ask("a signature name that is none", "judge:regress", '{"signature_name": null}', 400,
+    Ask("a body that is not an object", "judge:regress", "3", 400, "JSON Value: 3 Is not object"),
+    Ask("an invalid signature name", "judge:regress", '{"signature_name": null}', 400,
         DOCUMENT + '    "signature_name": null\n} not formatted correctly. '
         "'signature_name' key must be a string value."),
-    Ask("an example that is no object", "judge:classify", '{"examples": ["x"]}', 400,
+    Ask("an example that is not an object", "judge:classify", '{"examples": ["x"]}', 400,
         "Example must be JSON object but got JSON String"),
-    Ask("a context that is no object", "judge:classify", '{"context": [], "examples": [{"x": 1.0}]}', 400,
+    Ask("a context that is not an object", "judge:classify", '{"context": [], "examples": [{"x": 1.0}]}', 400,
         "Example must be JSON object but got JSON Array"),
     Ask("mixed with ints", "judge:classify", '{"examples": [{"x": [1, 2.0]}]}', 400,
         "Unexpected element type in feature: x expecting type: int64"),
@@ -1311,7 +1491,7 @@ def test_a_path_that_is_not_under_v1_is_not_found(main, path):
     assert main.ask("GET", path).status == 404
 
 
-def test_answers_are_not_compressed_and_name_no_origin_unless_told_to(main):
+def test_answers_are_not_compressed_and_name_no_origin_by_default(main):
     headers = {"Accept-Encoding": "gzip", "Origin": "http://a.example"}
     reply = main.ask("POST", "/v1/models/half:predict", b'{"instances": [1]}', headers)
     assert json.loads(reply.body) == predictions(3.5)
@@ -1323,7 +1503,7 @@ def test_answers_are_not_compressed_and_name_no_origin_unless_told_to(main):
 
 @pytest.fixture(scope="module")
 def flagged(start, models):
-    """A server with flags that change its answers, and labels from the start on."""
+    """A server with flags that change its answers, and with labels."""
     return start(
         [
             model(models, "half", versions="all", labels={"steady": 1, "fresh": 2}),
@@ -1361,7 +1541,7 @@ METHOD_NAME = "Expected {} signature method_name to be tensorflow/serving/{}. Wa
     Call("predict a classify signature", predict(spec("judge", "float_input"), inputs=X),
         predicted(spec("judge", "float_input", 1), scores=tensor("FLOAT", [1, 1], tensor_content=b"\x00\x00\x80\x3f"))),
 )  # fmt: skip
-def test_the_method_name_is_checked_if_a_flag_says_so(flagged, row):
+def test_a_flag_enables_the_check_of_method_names(flagged, row):
     check_call(flagged, row)
 
 
@@ -1373,7 +1553,7 @@ def test_the_method_name_is_checked_if_a_flag_says_so(flagged, row):
     same("strings", "string", tensor("STRING", [2], string_val=[b"a", b"bcd"]),
         tensor("STRING", [2], tensor_content=b"\x01\x03abcd")),
 )  # fmt: skip
-def test_outputs_are_tensor_content_if_a_flag_says_so(flagged, row):
+def test_a_flag_makes_outputs_tensor_content(flagged, row):
     check_call(flagged, row)
 
 
@@ -1386,7 +1566,7 @@ def test_outputs_are_tensor_content_if_a_flag_says_so(flagged, row):
         ("POST", "nope:predict", b"{}", 404),
     ],
 )
-def test_answers_may_be_read_by_other_origins_if_a_flag_says_so(flagged, method, path, content, code):
+def test_a_flag_lets_other_origins_read_answers(flagged, method, path, content, code):
     reply = flagged.ask(method, f"/v1/models/{path}", content, {"Origin": "http://a.example"})
     assert reply.status == code
     named = {name.lower(): value for name, value in reply.headers.items() if name.lower().startswith("access-control-")}
@@ -1398,7 +1578,7 @@ def test_answers_may_be_read_by_other_origins_if_a_flag_says_so(flagged, method,
 
 
 @pytest.mark.parametrize("server", ["flagged", "batching"])
-def test_a_rest_call_has_the_time_that_a_flag_gives_it(request, server):
+def test_a_flag_limits_the_time_of_a_rest_call(request, server):
     text = body(signature_name="slow", instances=[100_000_000, 1, 1, 1])
     check_ask(
         request.getfixturevalue(server), Ask("", "kinds:predict", text, 504, "Timed out waiting for notification")
@@ -1413,7 +1593,7 @@ def test_a_rest_call_has_the_time_that_a_flag_gives_it(request, server):
         (b"tensorflow.serving.PredictionService", NOT_FOUND),
     ],
 )
-def test_the_health_service_knows_two_names_if_a_flag_says_so(flagged, service, code):
+def test_a_flag_enables_the_health_service_for_two_names(flagged, service, code):
     check = flagged.channel.unary_unary("/grpc.health.v1.Health/Check")
     request, serving = b"\x0a" + bytes([len(service)]) + service, b"\x08\x01"
     got, answer = outcome(check.future(request, timeout=CALL_LIMIT_S))
@@ -1422,7 +1602,7 @@ def test_the_health_service_knows_two_names_if_a_flag_says_so(flagged, service, 
 
 
 @pytest.mark.parametrize("server", ["flagged", "batching"])
-def test_calls_are_answered_however_many_watch_the_health(request, server):
+def test_health_watchers_do_not_block_calls(request, server):
     server = request.getfixturevalue(server)
     watch = server.channel.unary_stream("/grpc.health.v1.Health/Watch")
     watchers = [watch(b"", timeout=CALL_LIMIT_S) for _ in range(64)]
@@ -1440,12 +1620,12 @@ def label_config(models, **labels):
 
 
 def version_of(server, label):
-    """Return what answers to a label: a version, or the details of an error."""
+    """Return the version that answers for a label, or the details of the error."""
     _, answer = server.call(predict(spec("half", label=label), x=X))
     return answer if isinstance(answer, str) else answer.model_spec.version.value
 
 
-def test_a_new_label_may_name_a_version_that_is_not_there_if_a_flag_says_so(flagged, models):
+def test_a_flag_lets_a_new_label_name_an_unavailable_version(flagged, models):
     assert [version_of(flagged, label) for label in ("steady", "fresh")] == [1, 2]
     check_call(flagged, Call("", label_config(models, steady=1, later=9), RELOADED))
     assert version_of(flagged, "later") == "Servable not found for request: Specific(half, 9)"
@@ -1462,7 +1642,7 @@ def test_a_new_label_may_name_a_version_that_is_not_there_if_a_flag_says_so(flag
 
 @pytest.fixture(scope="module")
 def managed(start, models):
-    """A server whose models the tests change, with metrics."""
+    """A server with metrics, whose models the tests change."""
     return start(
         [model(models, "half", versions="all")],
         "--max_num_load_retries=0",
@@ -1472,7 +1652,7 @@ def managed(start, models):
 
 @pytest.fixture
 def manager(managed, models):
-    """The same server, with the model `half` alone."""
+    """The same server, reset to the model `half` alone."""
     check_call(managed, Call("", reload(model(models, "half", versions="all")), RELOADED))
     eventually(lambda: available(managed, "half"), [2, 1])
     return managed
@@ -1485,16 +1665,16 @@ def reload(*configs, metrics=()):
 
 def reloaded(*metrics):
     """Return a ReloadConfigResponse."""
-    made = model_management_pb2.ReloadConfigResponse(metric=metrics)
-    made.status.SetInParent()
-    return made
+    response = model_management_pb2.ReloadConfigResponse(metric=metrics)
+    response.status.SetInParent()
+    return response
 
 
 RELOADED = reloaded()
 
 
 def life(server, name):
-    """Return {version: state} of a model, in the order that the server tells."""
+    """Return {version: state} of a model in the server's order, or the details of an error."""
     code, answer = server.call(status(spec(name)))
     if code != grpc.StatusCode.OK:
         return answer
@@ -1502,9 +1682,9 @@ def life(server, name):
 
 
 def available(server, name):
-    """Return the versions that are available, in the order that the server tells."""
-    told = life(server, name)
-    return told if isinstance(told, str) else [version for version, state in told.items() if state == "AVAILABLE"]
+    """Return the available versions of a model in the server's order, or the details of an error."""
+    found = life(server, name)
+    return found if isinstance(found, str) else [number for number, state in found.items() if state == "AVAILABLE"]
 
 
 NOT_A_LIST = (
@@ -1529,6 +1709,23 @@ REFUSED_RELOADS = {
         "Illegal to change a model's platform. For model half platform was tensorflow and new platform requested is x",
         INVALID,
     ),
+    "a platform and a type": (
+        lambda models: reload(model(models, "half", model_type=model_server_config_pb2.ModelType.TENSORFLOW)),
+        "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform, "
+        "model name is half",
+        INVALID,
+    ),
+    "neither platform nor type": (
+        lambda models: reload(model_server_config_pb2.ModelConfig(name="half", base_path="/half")),
+        "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform, "
+        "model name is half",
+        INVALID,
+    ),
+    "another type": (
+        lambda models: reload(model_server_config_pb2.ModelConfig(name="half", base_path="/half", model_type="OTHER")),
+        "ModelServerConfig::model_type choice 2 not supported.",
+        INVALID,
+    ),
     "a label for a version that is not there": (
         lambda models: reload(model(models, "half", versions="all", labels={"gold": 5})),
         "Request to assign label to version 5 of model half, which is not currently available for inference",
@@ -1550,7 +1747,38 @@ def test_a_reload_that_is_refused_changes_nothing(manager, models, name):
     assert life(manager, "judge") == "Could not find any versions of model judge"
 
 
-def test_labels_name_versions_until_the_next_reload(manager, models):
+def test_a_type_is_enough(manager, models):
+    typed = model_server_config_pb2.ModelConfig(name="typed", base_path=str(models / "half"), model_type="TENSORFLOW")
+    check_call(manager, Call("", reload(model(models, "half", versions="all"), typed), RELOADED))
+    assert available(manager, "typed") == [2]
+
+
+def test_a_log_of_requests_is_refused(manager, models):
+    logged = model(models, "logged", "half")
+    logged.logging_config.SetInParent()
+    half = model(models, "half", versions="all")
+    check_call(manager, refused("", reload(half, logged), "No request-logger-creator provided."))
+    assert life(manager, "half") == {2: "AVAILABLE", 1: "AVAILABLE"}
+    assert available(manager, "logged") == [2]
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("half", "file://"), ("as_text", "")])
+def test_a_model_may_be_at_a_file_uri_or_text(manager, models, name, prefix):
+    found = model(models, "found", base_path=f"{prefix}{models / name}")
+    check_call(manager, Call("", reload(model(models, "half", versions="all"), found), RELOADED))
+    code, answer = manager.call(predict("found", x=X))
+    assert (code, tf.make_ndarray(answer.outputs["y"]).tolist()) == (OK, [[3.5 if name == "half" else 2.5]])
+
+
+def test_after_a_reload_that_timed_out_the_next_one_waits(manager, models):
+    half = model(models, "half", versions="all")
+    code, _ = manager.call(reload(half, model(models, "slow", base_path=str(models / "nowhere"))), timeout_s=1)
+    assert code == grpc.StatusCode.DEADLINE_EXCEEDED
+    check_call(manager, Call("", reload(half, model(models, "slow", "half")), RELOADED))
+    assert available(manager, "slow") == [2]
+
+
+def test_labels_are_valid_until_the_next_reload(manager, models):
     labelled = model(models, "half", versions="all", labels={"steady": 1, "fresh": 2})
     check_call(manager, Call("", reload(labelled), RELOADED))
     answer = predicted(spec("half", "serving_default", 1), y=floats(2.5, shape=[1, 1]))
@@ -1561,8 +1789,8 @@ def test_labels_name_versions_until_the_next_reload(manager, models):
     check_ask(manager, Ask("", "half/labels/steady:predict", '{"instances": [1]}', 200, predictions(2.5)))
     check_ask(manager, Ask("", "half/labels/fresh:predict", '{"instances": [1]}', 200, predictions(3.5)))
     check_ask(manager, get("", "half/labels/steady", 200, BOTH))
-    told = manager.ask("GET", "/v1/models/half/labels/steady/metadata")
-    assert json.loads(told.body)["model_spec"] == {"name": "half", "signature_name": "", "version": "1"}
+    reply = manager.ask("GET", "/v1/models/half/labels/steady/metadata")
+    assert json.loads(reply.body)["model_spec"] == {"name": "half", "signature_name": "", "version": "1"}
     moved = model(models, "half", versions="all", labels={"steady": 2})
     check_call(manager, Call("", reload(moved), RELOADED))
     assert version_of(manager, "steady") == 2
@@ -1608,10 +1836,10 @@ def test_a_model_that_cannot_be_loaded_fails_the_reload_and_no_other(manager, mo
         f"1 model(s) did not become available: {{{{{{name: broken version: 1}} due to error: NOT_FOUND: {why}}}, }}"
     )
     check_call(manager, refused("", reload(half, model(models, "broken")), details, grpc.StatusCode.UNKNOWN))
-    told = get_model_status_pb2.GetModelStatusResponse()
-    one = told.model_version_status.add(version=1, state="END")
+    broken = get_model_status_pb2.GetModelStatusResponse()
+    one = broken.model_version_status.add(version=1, state="END")
     one.status.error_code, one.status.error_message = 5, why
-    check_call(manager, Call("", status(spec("broken")), told))
+    check_call(manager, Call("", status(spec("broken")), broken))
     check_call(
         manager, refused("", predict("broken", x=X), "Servable not found for request: Latest(broken)", NOT_FOUND)
     )
@@ -1624,8 +1852,8 @@ def test_a_version_that_is_a_file_cannot_be_loaded(manager, models):
     code, details = manager.call(reload(model(models, "half", versions="all"), model(models, "file")))
     assert code == grpc.StatusCode.UNKNOWN
     assert details.startswith("1 model(s) did not become available: {{{name: file version: 7} due to error: ")
-    _, told = manager.call(status(spec("file")))
-    (one,) = told.model_version_status
+    _, answer = manager.call(status(spec("file")))
+    (one,) = answer.model_version_status
     assert (one.version, one.State.Name(one.state), one.status.error_code) == (7, "END", 9)
     assert one.status.error_message.startswith("Error while attempting to reserve resources to load servable ")
     assert one.status.error_message.endswith("; Not a directory")
@@ -1634,7 +1862,7 @@ def test_a_version_that_is_a_file_cannot_be_loaded(manager, models):
 @pytest.mark.parametrize(
     ("versions", "kept"), [(None, [2]), (1, [2]), (2, [2, 1]), ([1], [1]), ([1, 9], [1]), ("all", [2, 1])], ids=str
 )
-def test_a_policy_chooses_the_versions(manager, models, versions, kept):
+def test_a_version_policy_selects_the_versions(manager, models, versions, kept):
     check_call(manager, Call("", reload(model(models, "half", versions=versions)), RELOADED))
     eventually(lambda: available(manager, "half"), kept)
     eventually(lambda: life(manager, "half"), {v: "AVAILABLE" if v in kept else "END" for v in (2, 1)})
@@ -1644,7 +1872,7 @@ def test_a_policy_chooses_the_versions(manager, models, versions, kept):
         check_call(manager, refused("", predict(spec("half", version=version), x=X), refusal, NOT_FOUND))
 
 
-def test_versions_come_and_go_with_their_directories(manager, models, tmp_path):
+def test_versions_follow_their_directories(manager, models, tmp_path):
     def version():
         code, answer = manager.call(predict("changing", x=X))
         return answer.model_spec.version.value if code == grpc.StatusCode.OK else code
@@ -1732,7 +1960,7 @@ COUNTED = {key for _, *keys in RAN.values() for key in keys if not key[0].endswi
 
 
 @pytest.mark.parametrize("name", RAN)
-def test_a_request_is_counted_where_it_belongs_and_nowhere_else(manager, name):
+def test_a_request_is_counted_in_its_own_metrics_only(manager, name):
     run, *keys = RAN[name]
     before = metrics(manager)
     run(manager)
@@ -1752,7 +1980,7 @@ def test_the_page_declares_counters_and_histograms(manager):
         assert f"# TYPE {PREFIX}{name} {kind}" in lines
 
 
-def test_latencies_are_counted_in_buckets_that_grow_by_eight_tenths(manager):
+def test_latency_buckets_grow_by_a_factor_of_1_8(manager):
     manager.call(predict("half", x=X))
     labels = {"model_name": "half", "API": "Predict", "entrypoint": "GRPC"}
     found = metrics(manager)
@@ -1763,7 +1991,7 @@ def test_latencies_are_counted_in_buckets_that_grow_by_eight_tenths(manager):
     assert found[count("request_latency_sum", **labels)] > 0
 
 
-def test_the_metrics_have_the_path_of_the_file_and_no_query(manager):
+def test_metrics_are_at_the_path_in_the_file_without_a_query(manager):
     assert manager.ask("POST", "/stats", b"").status == 200
     assert manager.ask("GET", "/monitoring/prometheus/metrics").status == 404
     reply = manager.ask("GET", "/stats?x=1")
@@ -1780,7 +2008,7 @@ num_batch_threads { value: 1 }
 
 @pytest.fixture(scope="module")
 def batching(start, models):
-    """A server that joins requests of every model."""
+    """A server that batches the requests of every model."""
     configs = [model(models, name) for name in ("half", "kinds", "judge")]
     flags = ("--enable_batching", "--enable_grpc_healthcheck_service=true", "--rest_api_timeout_in_ms=1000")
     return start(configs, *flags, batching_parameters_file=BATCHING)
@@ -1788,9 +2016,9 @@ def batching(start, models):
 
 @pytest.fixture(scope="module")
 def tuned(start, models):
-    """A server that joins requests of the models that bring parameters of their own."""
+    """A server that batches the requests of models with their own parameters."""
     return start(
-        [model(models, name) for name in ("half", "padded", "patient")],
+        [model(models, name) for name in ("half", "padded", "patient", "split")],
         "--enable_batching",
         "--enable_per_model_batching_parameters",
         "--rest_api_timeout_in_ms=500",
@@ -1844,23 +2072,27 @@ def test_a_batch_answers_rest_too(batching, row):
     Call("a batch of an allowed size is not filled up", predict(spec("padded", "rows"), x=floats(1.0, 2.0, 3.0)),
         predicted(spec("padded", "rows", 1), y=floats(3.0, 3.0, 3.0))),
     refused("more rows than a batch of its own", predict(spec("padded", "rows"), x=floats(*[1.0] * 5)), TOO_LARGE),
-    Call("what is not given is the default, not the server's", predict(spec("patient", "rows"), x=floats(*[1.0] * 5)),
+    Call("a large request runs in parts", predict(spec("split", "rows"), x=floats(*[1.0] * 100)),
+        predicted(spec("split", "rows", 1), y=floats(*[32.0] * 96, *[4.0] * 4))),
+    refused("more rows than may be split", predict(spec("split", "rows"), x=floats(*[1.0] * 101)),
+        "Task size 101 is larger than maximum input batch size 100"),
+    Call("parameters not given are the defaults", predict(spec("patient", "rows"), x=floats(*[1.0] * 5)),
         predicted(spec("patient", "rows", 1), y=floats(*[5.0] * 5))),
     Call("a model without parameters is not batched", predict("half", x=floats(1.0, shape=[])),
         predicted(spec("half", "serving_default", 2), y=floats(3.5, shape=[]))),
 )  # fmt: skip
-def test_a_model_may_bring_parameters_of_its_own_if_a_flag_says_so(tuned, row):
+def test_a_flag_enables_batching_parameters_per_model(tuned, row):
     check_call(tuned, row)
 
 
-def test_a_wait_in_the_queue_that_is_longer_than_the_call_may_take_is_refused(tuned):
+def test_a_call_that_times_out_in_the_queue_is_refused(tuned):
     text = body(signature_name="rows", instances=[1])
     refusal = "Run() timeout exceeded while waiting in batching queue"
     check_ask(tuned, Ask("", "patient:predict", text, 429, refusal))
 
 
 def results_of(server, signature, *sent):
-    """Return (code, y or details) of Predicts that are sent together."""
+    """Send several Predict requests at the same time; return (code, y or details) of each."""
     got = server.call_together(*(predict(spec(*signature), x=x) for x in sent))
     return [
         (code, answer if isinstance(answer, str) else tf.make_ndarray(answer.outputs["y"]).tolist())
@@ -1871,14 +2103,14 @@ def results_of(server, signature, *sent):
 OK = grpc.StatusCode.OK
 
 
-def test_requests_that_fill_a_batch_run_as_one(batching):
+def test_requests_that_fill_a_batch_run_as_one_call(batching):
     got = results_of(batching, ("kinds", "sum_rows"), floats(1.0, 2.0), floats(10.0), floats(100.0))
     assert got == [(OK, [113.0, 113.0]), (OK, [113.0]), (OK, [113.0])]
     got = results_of(batching, ("kinds", "same_float32"), floats(1.0, 2.0), floats(3.0), floats(4.0))
     assert got == [(OK, [1.0, 2.0]), (OK, [3.0]), (OK, [4.0])]
 
 
-def test_requests_of_other_outputs_are_batches_of_their_own(batching):
+def test_requests_for_different_outputs_are_batched_apart(batching):
     sent = [predict(spec("kinds", name), x=floats(1.0, 2.0)) for name in ("rows", "sum_rows")]
     got = [tf.make_ndarray(answer.outputs["y"]).tolist() for _, answer in batching.call_together(*sent)]
     assert got == [[2.0, 2.0], [3.0, 3.0]]
@@ -1895,19 +2127,19 @@ def test_a_request_of_another_inner_shape_fails_the_whole_batch(batching):
         assert (got, answer[: len(details)]) == (code, details)
 
 
-def test_inputs_of_another_inner_shape_are_padded_with_their_first_element_if_asked_for(tuned):
+def test_a_parameter_enables_padding_of_inner_shapes_with_the_first_element(tuned):
     narrow, wide = floats(5.0, 6.0, shape=[2, 1]), floats(1.0, 2.0, 3.0, 4.0, shape=[2, 2])
     got = results_of(tuned, ("padded", "same_float32"), narrow, wide)
     assert got == [(OK, [[5.0, 5.0], [6.0, 5.0]]), (OK, [[1.0, 2.0], [3.0, 4.0]])]
 
 
-def test_a_reload_tells_that_batched_models_stay(batching, models):
+def test_batched_models_stay_available_over_a_reload(batching, models):
     check_call(batching, Call("", reload(*[model(models, name) for name in ("half", "kinds", "judge")]), RELOADED))
     check_call(batching, Call("", predict("half", x=floats(2.0, 4.0, shape=[2, 1])),
         predicted(spec("half", "serving_default", 2), y=floats(4.0, 5.0, shape=[2, 1]))))  # fmt: skip
 
 
-def test_a_queue_that_is_full_refuses(batching):
+def test_a_full_queue_refuses_requests(batching):
     slow = batching.start_call(predict(spec("kinds", "slow"), x=floats(1.0, 1.0, 1.0, 1_000_000.0)))
     time.sleep(0.5)
     got = results_of(batching, ("kinds", "slow"), *[floats(1.0, 1.0, 1.0, 1.0)] * 3)

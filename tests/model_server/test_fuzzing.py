@@ -1,4 +1,4 @@
-"""Whatever is sent to the model server, over gRPC or REST, it answers, says whose fault it is, and goes on."""
+"""The model server answers any input over gRPC and REST with a proper error, and goes on serving."""
 
 import contextlib
 import gzip
@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from rnn_serving import processes
+from benchmarks import server_processes
 from rnn_serving.quiet_tensorflow import tf
 
 from tensorflow.core.example import example_pb2, feature_pb2
@@ -48,11 +48,11 @@ REQUESTS = {
 }
 PREDICT, CLASSIFY, REGRESS, MULTI_INFERENCE, METADATA, STATUS, RELOAD = REQUESTS
 
-# A request is wrong, or wrong for these models. Any other code would say that the server is.
+# Codes for invalid requests, and for requests that do not fit these models. Any other code blames the server.
 ANSWERS = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
 ANSWERS |= {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.UNIMPLEMENTED}
 STATUSES = {200, 400, 404, 501}
-# The C++ server cuts at 1,024 bytes and says so.
+# The C++ server cuts details at 1,024 bytes and appends a mark.
 LONGEST_DETAILS = 1024 + len("...TRUNCATED") + 3
 
 fuzzed = settings(max_examples=150, deadline=None, derandomize=False, suppress_health_check=list(HealthCheck))
@@ -62,18 +62,18 @@ MODEL_CONFIG = 'config {{ name: "{0}" base_path: "{1}/{0}" model_platform: "tens
 
 
 class Target:
-    """The server under test: `call` asks it over gRPC, `ask` over REST."""
+    """The server under test: `call` uses gRPC, `ask` REST."""
 
     def __init__(self, channel, rest_port):
         self._channel, self.rest_port = channel, rest_port
         self._connection = http.client.HTTPConnection("127.0.0.1", rest_port, timeout=LIMIT_S)
 
     def close(self):
-        """Close the connection that the requests share."""
+        """Close the HTTP connection, which all requests share."""
         self._connection.close()
 
     def call(self, method, content):
-        """Return (code, details) of a gRPC request, sent as the bytes it is."""
+        """Return (code, details) of a gRPC request, given as bytes."""
         call = self._channel.unary_unary(method).future(content, timeout=LIMIT_S)
         return call.code(), call.details()
 
@@ -90,14 +90,14 @@ class Target:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A running server with models of every kind."""
+    """A running server with the conformance models."""
     directory = tmp_path_factory.mktemp("models")
     conformance_models.build_all(directory)
     names = ("half", "kinds", "judge", "modern")
     config = directory / "models.config"
     config.write_text(CONFIG.format(" ".join(MODEL_CONFIG.format(name, directory) for name in names)))
-    rest_port = processes.free_port()
-    command = [sys.executable, "-m", "rnn_serving.model_server", f"--port={processes.free_port()}"]
+    rest_port = server_processes.free_port()
+    command = [sys.executable, "-m", "rnn_serving.model_server", f"--port={server_processes.free_port()}"]
     command += [f"--rest_api_port={rest_port}", f"--model_config_file={config}"]
     with started(*command, ready=r"Running gRPC ModelServer at (\S+)") as process:
         process.wait_for("Exporting HTTP/REST API")
@@ -107,13 +107,13 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _good_requests_are_answered_before_and_after(server):
-    _ask_something_good(server)
+def _valid_requests_are_answered_before_and_after(server):
+    _check_valid_requests(server)
     yield
-    _ask_something_good(server)
+    _check_valid_requests(server)
 
 
-def _ask_something_good(server):
+def _check_valid_requests(server):
     assert server.call(PREDICT, GOOD[PREDICT][0].SerializeToString()) == (grpc.StatusCode.OK, "")
     status, body = server.ask("POST", "/v1/models/half:predict", b'{"instances": [[2]]}')
     assert (status, json.loads(body)) == (200, {"predictions": [[4.0]]})
@@ -127,17 +127,18 @@ def spec(name, signature=""):
 
 
 def examples(*values):
-    made = input_pb2.Input()
+    request_input = input_pb2.Input()
     for value in values:
-        made.example_list.examples.add().features.feature["x"].float_list.value.append(value)
-    return made
+        request_input.example_list.examples.add().features.feature["x"].float_list.value.append(value)
+    return request_input
 
 
 def with_context(value):
-    made = input_pb2.Input()
-    made.example_list_with_context.examples.add().features.feature["x"].float_list.value.append(value)
-    made.example_list_with_context.context.features.feature["c"].bytes_list.value.append(b"no \xff utf-8")
-    return made
+    request_input = input_pb2.Input()
+    context_list = request_input.example_list_with_context
+    context_list.examples.add().features.feature["x"].float_list.value.append(value)
+    context_list.context.features.feature["c"].bytes_list.value.append(b"not \xff utf-8")
+    return request_input
 
 
 def predict_request(model_spec, **inputs):
@@ -174,21 +175,21 @@ GOOD = {
 
 
 def call_and_check(server, method, content):
-    """Send the bytes of a request, and check that the answer's code is one that blames the request."""
+    """Send the bytes of a request; check that the code is OK or blames the request."""
     code, details = server.call(method, content)
     try:
         REQUESTS[method].FromString(content)
     except DecodeError:
-        # gRPC's own answer, in C++ as in Python, before the server sees the request.
+        # gRPC itself answers this, in C++ as in Python, before the server sees the request.
         assert (code, details) == (grpc.StatusCode.INTERNAL, "Exception deserializing request!")
     else:
         assert code in ANSWERS, (code, details)
-        # They travel in a header: over 8 KiB of it, clients get an error of gRPC's instead.
+        # Details travel in a header: with more than 8 KiB, clients get an error of gRPC instead.
         assert len(details.encode()) <= LONGEST_DETAILS
 
 
 def assume_harmless(method, content):
-    """Leave out what would make any server work for long: unloading its models, or tensors that fill the memory."""
+    """Skip requests that are harmful but valid: those that unload the models or fill the memory."""
     try:
         request = REQUESTS[method].FromString(content)
     except DecodeError:
@@ -196,14 +197,14 @@ def assume_harmless(method, content):
     if method == RELOAD:
         assume(request.config.WhichOneof("config") != "model_config_list")
     if method == PREDICT:
-        # One value stands for as many as the shape asks for. More than can be addressed are refused at once.
+        # One value is repeated to fill the shape. A shape beyond the address space is refused at once.
         sizes = [math.prod(dim.size for dim in tensor.tensor_shape.dim) for tensor in request.inputs.values()]
         assume(all(size <= 1000 or size >= 2**48 for size in sizes))
 
 
 @st.composite
 def mutations(draw, originals):
-    """Bytes that differ from one of some originals in a few places."""
+    """Bytes that differ from one of the originals in a few places."""
     content = bytearray(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(content)))
@@ -234,7 +235,7 @@ def test_requests_with_a_few_wrong_bytes_over_grpc_are_answered(server, call):
 
 
 names = st.sampled_from(["half", "kinds", "judge", "modern", "nope", ""]) | st.text(max_size=20)
-# `slow` is not among them: it takes as long as its input says.
+# Without `slow`, whose time its input determines.
 SIGNATURES = ["", "classify", "regress", "context", "defaulted", "any", "total", "uneven", "product", "nothing"]
 SIGNATURES += ["both", "bytes", "to_half", "method_predict", "wholes", "two_inputs", "wrong_input", "unequal", "score"]
 SIGNATURES += ["__saved_model_init_op", "regress_column", "regress_fixed", "only_classes", "fixed_classes"]
@@ -257,7 +258,7 @@ any_dtype = st.sampled_from(types_pb2.DataType.values()) | st.integers(-1, 300)
 
 @st.composite
 def tensors(draw, dtypes=any_dtype):
-    """TensorProtos of every dtype, shape and field, whether they go together or not."""
+    """TensorProtos of any dtype, shape and fields, consistent or not."""
     tensor = tensor_pb2.TensorProto(dtype=draw(dtypes))
     for size in draw(SHAPES):
         tensor.tensor_shape.dim.add(size=size)
@@ -280,7 +281,7 @@ predict_requests = st.builds(
 
 
 def same_dtype_request(dtype):
-    """Requests that get as far as the model, whose signature hands the tensor back."""
+    """Requests that reach the model, whose signature returns the tensor."""
     number = tf.as_dtype(dtype).as_datatype_enum
     model_spec = spec("kinds", f"same_{dtype}")
     return tensors(st.just(number)).map(
@@ -289,7 +290,7 @@ def same_dtype_request(dtype):
 
 
 def shaped(*sizes, dtype=types_pb2.DT_FLOAT, **values):
-    """Return a PredictRequest whose tensor has some shape."""
+    """Return a PredictRequest with a tensor of the given shape."""
     tensor = tensor_pb2.TensorProto(dtype=dtype, **values)
     for size in sizes:
         tensor.tensor_shape.dim.add(size=size)
@@ -363,7 +364,7 @@ def test_examples_and_names_of_any_content_over_grpc_are_answered(server, reques
 
 
 def ask_and_check(server, method, path, body=None, headers=None):
-    """Send an HTTP request, and check that the answer is of a form that the API has."""
+    """Send an HTTP request; check that the answer has a form of the API."""
     status, answer = server.ask(method, path, body, headers)
     assert status in STATUSES, (status, answer)
     if not path.lower().startswith("/v1/"):
@@ -371,16 +372,16 @@ def ask_and_check(server, method, path, body=None, headers=None):
     elif not answer:
         assert method == "OPTIONS" or re.search("/versions/[0-9]{19,}", path, re.IGNORECASE), status
     else:
-        # Answers quote what was sent, UTF-8 or not.
+        # Answers quote the request, whether it is UTF-8 or not.
         parsed = json.loads(answer.decode("utf-8", "surrogateescape"))
         if status != 200:
             assert parsed.keys() == {"error"}
             assert isinstance(parsed["error"], str)
 
 
-ASKED = [f"/v1/models/half:{verb}" for verb in ("predict", "classify", "regress")]
-ASKED += ["/v1/models/kinds:predict", "/v1/models/judge:classify", "/v1/models/modern:predict"]
-asked = st.sampled_from(ASKED)
+CALL_PATHS = [f"/v1/models/half:{verb}" for verb in ("predict", "classify", "regress")]
+CALL_PATHS += ["/v1/models/kinds:predict", "/v1/models/judge:classify", "/v1/models/modern:predict"]
+call_paths = st.sampled_from(CALL_PATHS)
 numbers = st.integers() | st.floats() | st.sampled_from([2**63, 2**64, -(2**63) - 1, 1e39, 5e-324, 10**30])
 json_values = st.recursive(
     st.none() | st.booleans() | numbers | st.text(max_size=9) | st.builds(lambda t: {"b64": t}, st.text(max_size=9)),
@@ -401,7 +402,7 @@ documents = (
 
 
 @fuzzed
-@given(asked, documents, st.booleans())
+@given(call_paths, documents, st.booleans())
 def test_json_of_any_content_is_answered(server, path, document, ascii_only):
     ask_and_check(server, "POST", path, json.dumps(document, ensure_ascii=ascii_only).encode())
 
@@ -416,20 +417,20 @@ GOOD_JSON = [
 
 
 @fuzzed
-@given(asked, mutations(GOOD_JSON) | st.binary(max_size=99) | st.text(max_size=99).map(str.encode))
+@given(call_paths, mutations(GOOD_JSON) | st.binary(max_size=99) | st.text(max_size=99).map(str.encode))
 @example("/v1/models/half:classify", b'{"signature_name": "\xff", "examples": [{"x": 1.0}]}')
 @example("/v1/models/half:regress", b'{"signature_name": "\xff", "examples": [{"x": 1.0}]}')
 @example("/v1/models/half:predict", b'{"signature_name": "\xff", "instances": [[1]]}')
 @example("/v1/models/half:classify", b'{"examples": [{"\xff": "\xff"}], "context": {"x": {"b64": "\xff"}}}')
 @example("/v1/models/half:predict", b'{"instances": [' + b"9" * 5000 + b"]}")
 @example("/v1/models/half:predict", b'{"instances": [1.' + b"9" * 5000 + b"e-" + b"9" * 5000 + b"]}")
-def test_bodies_that_are_no_json_or_hardly_are_answered(server, path, body):
+def test_bodies_that_are_not_quite_json_are_answered(server, path, body):
     ask_and_check(server, "POST", path, body)
 
 
 @fuzzed
 @given(
-    asked,
+    call_paths,
     st.integers(1, 3000),
     st.sampled_from([("[", "]"), ('{"a":', "}"), ('[{"x":', "}]")]),
     st.booleans(),
@@ -449,12 +450,12 @@ def test_json_of_any_depth_is_answered(server, path, depth, brackets, closed, fr
 
 @fuzzed
 @given(
-    asked,
+    call_paths,
     mutations([gzip.compress(body, mtime=0) for body in GOOD_JSON])
     | mutations(GOOD_JSON).map(gzip.compress)
     | st.binary(max_size=99),
 )
-def test_bodies_that_are_hardly_gzip_are_answered(server, path, body):
+def test_bodies_that_are_not_quite_gzip_are_answered(server, path, body):
     ask_and_check(server, "POST", path, body, {"Content-Encoding": "gzip"})
 
 
@@ -478,14 +479,14 @@ def test_any_path_and_method_is_answered(server, method, path, body, headers):
 
 @pytest.mark.parametrize("path", ["/v1/models/half", "/v1/models/half:predict", "/nope"])
 def test_the_answer_to_head_has_no_body(server, path):
-    # A body would be read as the beginning of the next answer on this connection.
+    # A client would read a body as the start of the next answer on this connection.
     with socket.create_connection(("127.0.0.1", server.rest_port), timeout=LIMIT_S) as connection:
         connection.sendall(f"HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.endswith(b"\r\n\r\n")
 
 
-# NumPy has 64 dimensions, but what TensorFlow uses of it to read strings has 32.
+# NumPy allows 64 dimensions, but TensorFlow's conversion of strings allows 32.
 @pytest.mark.parametrize("rank", [32, 33, 64, 65, 254, 255])
 def test_strings_of_any_rank_are_answered(server, rank):
     request = shaped(*[1] * rank, dtype=types_pb2.DT_STRING, string_val=[b"a"])

@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,25 +11,28 @@ import grpc
 import numpy as np
 import pytest
 import requests
-from conftest import start_model_server, started
+from conftest import publish_copy, start_model_server, started
+from google.protobuf import text_format
 
-from rnn_serving import exports, processes
+from benchmarks import server_processes
 from rnn_serving.quiet_tensorflow import tf
 
 from tensorflow_serving.apis import (
     get_model_status_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_log_pb2,
     prediction_service_pb2_grpc,
 )
+from tensorflow_serving.config import model_server_config_pb2
 
 LIMIT_S = 30
 START, LOADING, AVAILABLE, UNLOADING, END = 10, 20, 30, 40, 50
 
 
-class Asker:
-    """What a client sees of a server."""
+class Client:
+    """A gRPC client that reads the state of a server's models."""
 
     def __init__(self, address):
         self.channel = grpc.insecure_channel(address)
@@ -36,32 +40,32 @@ class Asker:
         self.predictions = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
 
     def states(self, name="mnist"):
-        """Return {version: state} as the status tells it, {} for a model that it does not know."""
-        asked = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": name})
+        """Return {version: state} of a model, {} for an unknown one."""
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": name})
         try:
-            answer = self.models.GetModelStatus(asked, timeout=10)
+            answer = self.models.GetModelStatus(request, timeout=10)
         except grpc.RpcError:
             return {}
         return {status.version: status.state for status in answer.model_version_status}
 
     def error(self, version):
         """Return (code, message) of a version's status."""
-        asked = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "mnist"})
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec={"name": "mnist"})
         (found,) = (
             status.status
-            for status in self.models.GetModelStatus(asked, timeout=10).model_version_status
+            for status in self.models.GetModelStatus(request, timeout=10).model_version_status
             if status.version == version
         )
         return found.error_code, found.error_message
 
     def answering_version(self):
-        """Return the version that answers a request which names none."""
+        """Return the version that answers a request without a version."""
         request = predict_pb2.PredictRequest(model_spec={"name": "mnist"})
         request.inputs["x_input"].CopyFrom(tf.make_tensor_proto(np.zeros((1, 28, 28), np.float32)))
         return self.predictions.Predict(request, timeout=10).model_spec.version.value
 
     def wait_for(self, states, name="mnist"):
-        """Return once the status tells these states, asking until then."""
+        """Poll the status until it shows these states."""
         deadline = time.monotonic() + LIMIT_S
         while (found := self.states(name)) != states:
             assert time.monotonic() < deadline, f"states are {found}, expected {states}"
@@ -70,53 +74,32 @@ class Asker:
 
 @pytest.fixture
 def base(export_base, tmp_path):
-    """A directory of versions of its own, with version 1."""
+    """A private copy of the base path, with version 1."""
     shutil.copytree(export_base, tmp_path / "mnist")
     return tmp_path / "mnist"
-
-
-def publish(base, version):
-    with exports.publishing(base, version) as staging:
-        shutil.copytree(base / "1", staging, dirs_exist_ok=True)
 
 
 FAST = ("--file_system_poll_wait_seconds=1", "--max_num_load_retries=1", "--load_retry_interval_micros=1000")
 
 
-def test_a_new_version_takes_over_and_deleting_it_rolls_back(base):
-    with start_model_server(base, *FAST) as server:
-        asker = Asker(server.ready[1])
-        assert asker.states() == {1: AVAILABLE}
-        publish(base, 2)
-        asker.wait_for({1: END, 2: AVAILABLE})
-        assert asker.answering_version() == 2
-        shutil.rmtree(base / "2")
-        asker.wait_for({1: AVAILABLE, 2: END})
-        assert asker.answering_version() == 1
-        shutil.rmtree(base / "1")
-        asker.wait_for({1: END, 2: END})
-        with pytest.raises(grpc.RpcError, match="Servable not found for request: Latest"):
-            asker.answering_version()
-
-
 def test_a_version_that_does_not_load_shows_why_and_the_old_one_goes_on_serving(base):
     with start_model_server(base, *FAST) as server:
-        asker = Asker(server.ready[1])
+        client = Client(server.ready[1])
         (base / "2").mkdir()
         (base / "3").write_text("a file")
-        asker.wait_for({1: AVAILABLE, 3: END})
-        assert asker.error(3)[0] == grpc.StatusCode.FAILED_PRECONDITION.value[0]
-        assert asker.error(3)[1].endswith("/mnist/3; Not a directory")
+        client.wait_for({1: AVAILABLE, 3: END})
+        assert client.error(3)[0] == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+        assert client.error(3)[1].endswith("/mnist/3; Not a directory")
         (base / "3").unlink()
-        asker.wait_for({1: AVAILABLE, 2: END, 3: END})
-        assert asker.error(2) == (
+        client.wait_for({1: AVAILABLE, 2: END, 3: END})
+        assert client.error(2) == (
             grpc.StatusCode.NOT_FOUND.value[0],
             "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
             f"`saved_model.pb`)\nSpecified file path: {base}/2",
         )
-        assert asker.answering_version() == 1
-        publish(base, 4)
-        asker.wait_for({1: END, 2: END, 3: END, 4: AVAILABLE})
+        assert client.answering_version() == 1
+        publish_copy(base / "1", base, 4)
+        client.wait_for({1: END, 2: END, 3: END, 4: AVAILABLE})
 
 
 def write_warmup(version, *logs):
@@ -139,21 +122,21 @@ def write_warmup(version, *logs):
             'Serving signature key "none" not found.',
         ),
     ],
-    ids=["log type", "no PredictionLog", "too many", "request that fails"],
+    ids=["log type", "invalid record", "too many", "failing request"],
 )
 def test_a_warm_up_that_fails_is_a_load_that_fails(base, logs, code, message):
     with start_model_server(base, *FAST) as server:
-        asker = Asker(server.ready[1])
+        client = Client(server.ready[1])
         shutil.copytree(base / "1", base / "new")
         write_warmup(base / "new", *logs)
         (base / "new").rename(base / "2")
-        asker.wait_for({1: AVAILABLE, 2: END})
-        assert asker.error(2)[0] == getattr(grpc.StatusCode, code).value[0]
-        assert message in asker.error(2)[1]
+        client.wait_for({1: AVAILABLE, 2: END})
+        assert client.error(2)[0] == getattr(grpc.StatusCode, code).value[0]
+        assert message in client.error(2)[1]
 
 
 @pytest.mark.slow
-def test_a_warm_up_file_that_is_no_tfrecord_is_data_loss(base):
+def test_a_warm_up_file_that_is_not_a_tfrecord_is_data_loss(base):
     (base / "1" / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"not a TFRecord at all")
     command = [
         sys.executable,
@@ -162,63 +145,63 @@ def test_a_warm_up_file_that_is_no_tfrecord_is_data_loss(base):
         f"--model_base_path={base}",
         "--max_num_load_retries=0",
     ]
-    with started(*command, f"--port={processes.free_port()}", ready="did not become available") as server:
+    with started(*command, f"--port={server_processes.free_port()}", ready="did not become available") as server:
         assert server.process.wait(LIMIT_S) == 255
         assert "DATA_LOSS" in server.output()
         assert "Please verify your warmup data is in TFRecord format." in server.output()
 
 
 @pytest.mark.slow
-def test_a_warm_up_that_is_switched_off_is_not_read(base):
+def test_a_disabled_warm_up_does_not_read_the_file(base):
     (base / "1" / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"not a TFRecord at all")
     with start_model_server(base, "--enable_model_warmup=false") as server:
-        assert Asker(server.ready[1]).states() == {1: AVAILABLE}
+        assert Client(server.ready[1]).states() == {1: AVAILABLE}
 
 
 def config_text(base, **models):
     return (
         "model_config_list {"
         + "".join(
-            f' config {{ name: "{name}" base_path: "{base}" model_platform: "tensorflow" {more} }}'
-            for name, more in models.items()
+            f' config {{ name: "{name}" base_path: "{base}" model_platform: "tensorflow" {settings} }}'
+            for name, settings in models.items()
         )
         + "}"
     )
 
 
 def test_a_configuration_file_is_polled_and_a_broken_one_changes_nothing(base, tmp_path):
-    publish(base, 2)
+    publish_copy(base / "1", base, 2)
     config = tmp_path / "models.config"
     config.write_text(config_text(base, mnist="model_version_policy { specific { versions: 1 } }"))
     flags = (f"--model_config_file={config}", "--model_config_file_poll_wait_seconds=1", *FAST)
     with start_model_server("/ignored", *flags) as server:
-        asker = Asker(server.ready[1])
-        assert asker.states() == {1: AVAILABLE}
+        client = Client(server.ready[1])
+        assert client.states() == {1: AVAILABLE}
         config.write_text("model_config_list { config {")
         server.wait_for("Invalid protobuf file")
-        assert asker.states() == {1: AVAILABLE}
+        assert client.states() == {1: AVAILABLE}
         config.write_text(config_text(base, mnist="model_version_policy { all {} }", other=""))
-        asker.wait_for({1: AVAILABLE, 2: AVAILABLE})
-        asker.wait_for({2: AVAILABLE}, "other")
+        client.wait_for({1: AVAILABLE, 2: AVAILABLE})
+        client.wait_for({2: AVAILABLE}, "other")
         config.write_text(config_text(base, other=""))
-        asker.wait_for({1: END, 2: END})
+        client.wait_for({1: END, 2: END})
 
 
 def test_a_unix_socket_is_served_without_a_port(base, tmp_path):
     path = tmp_path / "grpc.sock"
     command = ["-m", "rnn_serving.model_server", "--port=0", f"--grpc_socket_path={path}", "--model_name=mnist"]
     with started(sys.executable, *command, f"--model_base_path={base}", ready="Running gRPC ModelServer"):
-        assert Asker(f"unix:{path}").answering_version() == 1
+        assert Client(f"unix:{path}").answering_version() == 1
 
 
 @pytest.mark.slow
-def test_a_tflite_model_is_refused_where_it_would_be_loaded(base):
+def test_a_tflite_model_is_refused_if_it_is_preferred(base):
     (base / "1" / "model.tflite").write_bytes(b"")
     with start_model_server(base) as server:
-        assert Asker(server.ready[1]).answering_version() == 1
+        assert Client(server.ready[1]).answering_version() == 1
     command = [sys.executable, "-m", "rnn_serving.model_server", f"--model_base_path={base}", "--prefer_tflite_model"]
-    flags = [f"--port={processes.free_port()}", "--max_num_load_retries=0"]
-    with started(*command, *flags, ready="UNIMPLEMENTED.*TFLite models are not served") as server:
+    flags = [f"--port={server_processes.free_port()}", "--max_num_load_retries=0"]
+    with started(*command, *flags, ready="UNIMPLEMENTED.*TFLite models are not supported") as server:
         assert server.process.wait(LIMIT_S) == 255
 
 
@@ -230,13 +213,47 @@ def test_a_server_that_is_not_ready_yet_can_be_stopped(tmp_path, state):
     if state.startswith("trying"):
         (tmp_path / "mnist" / "1").mkdir(parents=True)
         line = "Loading servable: .* failed"
-    command = [sys.executable, "-m", "rnn_serving.model_server", f"--port={processes.free_port()}"]
+    command = [sys.executable, "-m", "rnn_serving.model_server", f"--port={server_processes.free_port()}"]
     with started(*command, f"--model_base_path={tmp_path}/mnist", ready=line) as server:
         assert server.stop(signal.SIGTERM, limit_s=15) == 0
 
 
-def test_rest_refuses_new_requests_and_finishes_those_in_flight_when_told_to_stop(base):
-    port = processes.free_port()
+@pytest.mark.parametrize("flags", [(), ("--enable_batching",)], ids=["in threads", "with batching"])
+def test_calls_that_clients_keep_open_do_not_delay_the_stop(base, flags):
+    with start_model_server(base, "--enable_grpc_healthcheck_service", *flags) as server:
+        client = Client(server.ready[1])
+        watch = client.channel.unary_stream("/grpc.health.v1.Health/Watch")
+        watches = [watch(request, timeout=60) for request in (b"", b"\x0a\x0cModelService", b"\x0a\x07unknown")]
+        assert [next(one) for one in watches] == [b"\x08\x01", b"\x08\x01", b"\x08\x03"]
+        reflect = client.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        requests_end = threading.Event()
+        reflection = reflect(iter_until(requests_end, b"\x3a\x00"), timeout=60)
+        assert b"tensorflow.serving.PredictionService" in next(reflection)
+        wrong = config_text(base / "nowhere", other="")
+        config = text_format.Parse(wrong, model_server_config_pb2.ModelServerConfig())
+        request = model_management_pb2.ReloadConfigRequest(config=config)
+        waiting = client.models.HandleReloadConfigRequest.future(request, timeout=60)
+        server.wait_for("Could not find base path .*nowhere")
+        began = time.monotonic()
+        assert server.stop(signal.SIGTERM, limit_s=LIMIT_S) == 0, server.output()
+        assert time.monotonic() - began < 8
+        for call in (*watches, reflection):
+            with pytest.raises(grpc.RpcError) as error:
+                next(call)
+            assert error.value.code() == grpc.StatusCode.CANCELLED
+        assert waiting.exception().code() == grpc.StatusCode.UNAVAILABLE
+        requests_end.set()
+        assert "Traceback" not in server.output()
+
+
+def iter_until(end, *requests):
+    """Yield requests, then keep the stream open."""
+    yield from requests
+    end.wait(60)
+
+
+def test_rest_refuses_new_requests_and_finishes_those_in_flight_at_shutdown(base):
+    port = server_processes.free_port()
     with start_model_server(base, f"--rest_api_port={port}") as server, requests.Session() as session:
         server.wait_for("Exporting HTTP/REST API")
         url = f"http://127.0.0.1:{port}/v1/models/mnist"
@@ -244,7 +261,7 @@ def test_rest_refuses_new_requests_and_finishes_those_in_flight_when_told_to_sto
         images = np.zeros((5000, 28, 28)).tolist()
         with ThreadPoolExecutor() as pool:
             slow = pool.submit(requests.post, url + ":predict", json={"instances": images}, timeout=60)
-            # Received and being worked on: from then on it has to be answered.
+            # From here on the request is in flight, so it must be answered.
             wait_for_cpu(server.process.pid)
             server.process.send_signal(signal.SIGTERM)
             statuses = set()
@@ -258,9 +275,9 @@ def test_rest_refuses_new_requests_and_finishes_those_in_flight_when_told_to_sto
 
 
 def wait_for_cpu(pid):
-    """Return once a process that was idle has used half a second of CPU time."""
-    began, deadline = cpu_seconds(pid), time.monotonic() + LIMIT_S
-    while cpu_seconds(pid) < began + 0.5:
+    """Wait until an idle process has used half a second of CPU time."""
+    cpu_at_start, deadline = cpu_seconds(pid), time.monotonic() + LIMIT_S
+    while cpu_seconds(pid) < cpu_at_start + 0.5:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

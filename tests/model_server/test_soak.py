@@ -1,4 +1,4 @@
-"""Under load the model server answers every request while versions come, break and go, and its memory stays."""
+"""Under load, the server answers every request while versions are published, fail to load and are deleted."""
 
 import contextlib
 import functools
@@ -14,9 +14,10 @@ import grpc
 import numpy as np
 import pytest
 import requests
-from conftest import start_model_server
+from conftest import publish_copy, start_model_server
 
-from rnn_serving import exports, processes, saved_model
+from benchmarks import server_processes
+from rnn_serving import exports, saved_model
 from rnn_serving.quiet_tensorflow import tf
 
 from tensorflow_serving.apis import (
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.slow
 SOAK_S = 60
 CALLERS = 8  # over each protocol
 REQUEST_LIMIT_S = 10
-# What a user would call a hang; the figure itself is printed, as machines that test are shared.
+# A user would call this a hang. The test prints the figure itself, as machines that run tests are shared.
 SLOWEST_S = 2
 SWAPS, SETTLED_AFTER = 100, 10
 SWAP_LIMIT_S = 30
@@ -44,7 +45,7 @@ CONFIG = """model_config_list {{ config {{
 
 
 class Caller(threading.Thread):
-    """Asks one image after the other until told to stop; keeps the seconds each took, and every failure."""
+    """Sends one image after the other until `stop` is set; records the latencies and the failures."""
 
     def __init__(self, ask, images, expected, versions, pause_s, stop):
         super().__init__()
@@ -68,7 +69,7 @@ class Caller(threading.Thread):
 
 
 class Target:
-    """A running server, asked over gRPC and REST."""
+    """A running server and its clients for gRPC and REST."""
 
     def __init__(self, process, channel, rest_port):
         self.process = process
@@ -77,7 +78,7 @@ class Target:
         self._url = f"http://127.0.0.1:{rest_port}/v1/models/mnist"
 
     def ask_grpc(self, images, version):
-        """Return the logits of images, float32 (n, 28, 28), by a version or by the newest."""
+        """Return the logits of images, float32 (n, 28, 28), from a version or the newest."""
         request = predict_pb2.PredictRequest()
         request.model_spec.name = "mnist"
         if version is not None:
@@ -87,7 +88,7 @@ class Target:
         return tf.make_ndarray(response.outputs["y_output"])
 
     def ask_rest(self, session, images, version):
-        """Return the same over REST."""
+        """Return the logits over REST."""
         url = self._url + (f"/versions/{version}" if version is not None else "")
         answer = session.post(f"{url}:predict", json={"instances": images.tolist()}, timeout=REQUEST_LIMIT_S)
         assert answer.status_code == 200, f"{answer.status_code}: {answer.text}"
@@ -101,7 +102,7 @@ class Target:
         return {each.version: (each.state, each.status.error_code) for each in response.model_version_status}
 
     def wait_for(self, **wanted):
-        """Wait until versions are in some states, wait_for(v2=State.AVAILABLE)."""
+        """Wait until versions have the given states: wait_for(v2=State.AVAILABLE)."""
         deadline = time.monotonic() + SWAP_LIMIT_S
         while True:
             states = self.states()
@@ -111,15 +112,15 @@ class Target:
             time.sleep(0.05)
 
     def rss_kb(self):
-        """Return the memory that the server's process occupies."""
+        """Return the resident memory of the server in kB."""
         status = Path(f"/proc/{self.process.process.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1])
 
 
 @contextlib.contextmanager
 def serving(base, *flags):
-    """Run a server that looks for versions every second and tries each of them once."""
-    rest_port = processes.free_port()
+    """Run a server that polls for versions every second and loads each without retries."""
+    rest_port = server_processes.free_port()
     flags = [f"--rest_api_port={rest_port}", "--file_system_poll_wait_seconds=1", "--max_num_load_retries=0", *flags]
     with start_model_server(base, *flags) as process:
         process.wait_for("Exporting HTTP/REST API")
@@ -129,9 +130,9 @@ def serving(base, *flags):
 
 @contextlib.contextmanager
 def load(server, images, expected, callers, versions, pause_s=0.0):
-    """Keep `callers` threads asking over gRPC, and as many over REST, while the body runs; the value is their list.
+    """Run `callers` threads over gRPC and as many over REST during the body; yield the list of threads.
 
-    `versions` are those to ask, None for whichever is the newest.
+    `versions` are the versions to request, None for the newest.
     """
     stop, threads = threading.Event(), []
     with contextlib.ExitStack() as stack:
@@ -151,7 +152,7 @@ def load(server, images, expected, callers, versions, pause_s=0.0):
 
 
 def report(name, threads):
-    """Print what the callers saw, and fail if one request of theirs did."""
+    """Print the latencies, and fail if a request failed."""
     seconds = np.concatenate([thread.seconds for thread in threads])
     p50, p99, slowest = np.percentile(seconds, [50, 99, 100]) * 1000
     print(f"\n{name}: {len(seconds)} requests, p50 {p50:.1f} ms, p99 {p99:.1f} ms, slowest {slowest:.0f} ms")
@@ -161,22 +162,16 @@ def report(name, threads):
     assert slowest < SLOWEST_S * 1000
 
 
-def publish(base, version, source):
-    """Publish a copy of a version."""
-    with exports.publishing(base, version) as staging:
-        shutil.copytree(source, staging, dirs_exist_ok=True)
-
-
 def publish_broken(base, version, source):
-    """Publish a version whose graph is garbage."""
-    with exports.publishing(base, version) as staging:
+    """Publish a version with random bytes for its graph."""
+    with exports.staging_directory(base, version) as staging:
         shutil.copytree(source, staging, dirs_exist_ok=True)
         (staging / exports.SAVED_MODEL_FILE).write_bytes(random.Random(version).randbytes(10_000))
 
 
 @pytest.fixture(params=[(), ("--enable_batching",)], ids=["", "batching"])
 def flags(request):
-    """What every test runs with: calls in threads, and calls that wait for their batch in an event loop."""
+    """Flags for both ways to handle calls: in threads, and batched in an event loop."""
     return request.param
 
 
@@ -189,7 +184,7 @@ def source(export_base):
 @pytest.fixture
 def base(source, tmp_path):
     """A base path with version 1."""
-    publish(tmp_path / "mnist", 1, source)
+    publish_copy(source, tmp_path / "mnist", 1)
     return tmp_path / "mnist"
 
 
@@ -201,44 +196,42 @@ def images(test_images):
 
 @pytest.fixture
 def expected(source, images):
-    """The logits of the images by the bare model."""
+    """The logits of the images, computed without a server."""
     with saved_model.ServedModel(source) as model:
         return model.predict({"x_input": images})["y_output"]
 
 
-def come_and_go(base, source, seconds):
-    """Publish good versions and broken ones, and delete some; return the numbers (live, deleted, broken)."""
+def change_versions(base, source, seconds):
+    """Publish good and broken versions and delete some; return their numbers (live, deleted, broken)."""
     chance, deadline = random.Random(0), time.monotonic() + seconds
     live, deleted, broken = [], [], []
     version = 1
     while time.monotonic() < deadline:
         version += 1
         if version % 3:
-            publish(base, version, source)
+            publish_copy(source, base, version)
             live.append(version)
         else:
             publish_broken(base, version, source)
             if broken:
                 shutil.rmtree(base / str(broken[-1]))
             broken.append(version)
-        # Sometimes before the server has seen it, sometimes while it loads, sometimes after.
+        # The deletion below may come before the server has seen the version, while it loads or after.
         time.sleep(chance.uniform(0.5, 2))
         if len(live) > 2:
-            # The newest as often as the oldest: requests without a version fall back to the one below.
+            # Delete the newest as often as the oldest: requests without a version fall back to the one below.
             deleted.append(live.pop(chance.choice([0, -1])))
             shutil.rmtree(base / str(deleted[-1]))
     return live, deleted, broken
 
 
-def test_every_request_is_answered_while_versions_come_and_break_and_go(
-    base, source, images, expected, tmp_path, flags
-):
+def test_every_request_is_answered_while_versions_change(base, source, images, expected, tmp_path, flags):
     config = tmp_path / "models.config"
     config.write_text(CONFIG.format(base))
     with serving(base, f"--model_config_file={config}", *flags) as server:
         # Version 1 stays, under the policy `all`.
         with load(server, images, expected, CALLERS, versions=[None, 1]) as threads:
-            live, deleted, broken = come_and_go(base, source, SOAK_S)
+            live, deleted, broken = change_versions(base, source, SOAK_S)
         report("versions that come and go", threads)
         last = {f"v{version}": State.AVAILABLE for version in (1, *live)}
         server.wait_for(**last, **{f"v{broken[-1]}": State.END})
@@ -252,13 +245,13 @@ def test_every_request_is_answered_while_versions_come_and_break_and_go(
         assert server.process.stop() == 0
 
 
-def test_a_hundred_versions_later_the_server_occupies_no_more_memory(base, source, images, expected, flags):
+def test_memory_does_not_grow_over_a_hundred_versions(base, source, images, expected, flags):
     with serving(base, *flags) as server:
         with load(server, images, expected, callers=1, versions=[None], pause_s=0.02) as threads:
             occupied = {}
             for swap in range(1, SWAPS + 1):
                 old, new = swap, swap + 1
-                publish(base, new, source)
+                publish_copy(source, base, new)
                 server.wait_for(**{f"v{new}": State.AVAILABLE, f"v{old}": State.END})
                 shutil.rmtree(base / str(old))
                 occupied[swap] = server.rss_kb()

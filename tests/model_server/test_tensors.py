@@ -15,7 +15,7 @@ DTYPES = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?",
 
 
 @given(st.sampled_from(DTYPES).flatmap(lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_dims=0, min_side=0))))
-def test_what_is_encoded_is_in_the_typed_field_and_decodes_to_the_same(array):
+def test_encode_uses_the_typed_field_and_decode_restores_the_array(array):
     tensor = encode(array)
     assert not tensor.tensor_content
     np.testing.assert_array_equal(decode("x", tensor), array)
@@ -23,7 +23,7 @@ def test_what_is_encoded_is_in_the_typed_field_and_decodes_to_the_same(array):
 
 
 @given(st.sampled_from(DTYPES).flatmap(lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_side=0))))
-def test_what_tensorflow_encodes_decodes_to_the_same(array):
+def test_decode_restores_what_tensorflow_encodes(array):
     np.testing.assert_array_equal(decode("x", tf.make_tensor_proto(array)), array)
 
 
@@ -55,7 +55,7 @@ def proto(dtype, shape, **fields):
         (proto(types_pb2.DT_FLOAT, [2], int_val=[1, 2]), [0, 0]),
     ],
 )
-def test_odd_tensors_decode_as_in_cpp(tensor, expected):
+def test_unusual_tensors_decode_as_in_cpp(tensor, expected):
     np.testing.assert_array_equal(decode("x", tensor), np.array(expected, tf.as_dtype(tensor.dtype).as_numpy_dtype))
 
 
@@ -69,7 +69,20 @@ def test_odd_tensors_decode_as_in_cpp(tensor, expected):
         proto(types_pb2.DT_FLOAT, [2**40, 2**40]),
     ],
 )
-def test_what_cpp_cannot_decode_is_a_parsing_error_with_the_alias(tensor):
+def test_a_tensor_that_cpp_rejects_is_a_parsing_error_with_the_alias(tensor):
     with pytest.raises(ServingError) as error:
         decode("x", tensor)
     assert str(error.value) == "INVALID_ARGUMENT: tensor parsing error: x"
+
+
+@pytest.mark.parametrize("dtype", ["float8_e5m2", "float8_e4m3fn", "int4", "uint4"])
+def test_a_dtype_without_a_typed_field_is_encoded_as_content(dtype):
+    array = np.ones((2,), tf.as_dtype(dtype).as_numpy_dtype)
+    tensor = encode(array)
+    assert tensor.dtype == tf.as_dtype(dtype).as_datatype_enum
+    np.testing.assert_array_equal(tf.make_ndarray(tensor), array)
+
+
+def test_an_output_without_a_value_is_an_error():
+    with pytest.raises(ServingError, match="INVALID_ARGUMENT: Outputs of type .*resource.* have no values"):
+        encode(np.zeros((), np.dtype([("resource", "u1", (1,))])))
