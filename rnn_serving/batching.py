@@ -1,13 +1,20 @@
-"""Join what concurrent callers, threads or coroutines, ask into one call. No TensorFlow."""
+"""Batch concurrent requests: queue, leader, expiry and hand-over, for threads, coroutines and greenlets. No TensorFlow.
+
+A batcher has no thread of its own. The first request in the queue leads: it waits until its batch is full or due, runs
+the batch for all its members, and hands over to the first request of the next batch. How a request waits and is woken
+is a small class for each kind of caller: `ThreadCaller` and `CoroutineCaller` here, and one for greenlets in
+`rnn_serving.http_worker.greenlets`.
+"""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
 
 
 class QueueFullError(Exception):
-    """There is no room for another request: `batches` are waiting already."""
+    """The queue has no room for another request: `batches` are waiting."""
 
     def __init__(self, batches):
         super().__init__(f"{batches} batches are waiting")
@@ -15,79 +22,150 @@ class QueueFullError(Exception):
 
 
 class ExpiredError(Exception):
-    """A request's time was up before its batch ran."""
+    """The deadline of a request passed before its batch ran."""
+
+
+class QueuedRequest:
+    """A request in the queue, and its outcome, a result or an exception, once it is done."""
+
+    __slots__ = ("caller", "deadline", "is_done", "item", "leads", "outcome", "size")
+
+    def __init__(self, caller, item, size, deadline):
+        self.caller, self.item, self.size, self.deadline = caller, item, size, deadline
+        self.leads, self.is_done, self.outcome = False, False, None
+
+    def result(self):
+        """Return the result. Raises: the exception, if the outcome is one."""
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+class Caller:
+    """What waits for the outcome of a request, by `wait` and `wake`; all of one `event_loop` are woken at once."""
+
+    __slots__ = ()
+    event_loop = None
+
+    def hand_over(self, request):
+        """Let the caller of a request lead."""
+        self.wake()
+
+    @staticmethod
+    def finish(requests):
+        """Tell the callers of several requests that these are done."""
+        for request in requests:
+            request.caller.wake()
+
+
+class ThreadCaller(Caller):
+    """A thread that waits by a bare lock, which costs a tenth of an Event."""
+
+    __slots__ = ("_lock",)
+    has_given_up = False
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, limit_s=None):
+        """Return when woken, at the latest after `limit_s` seconds."""
+        self._lock.acquire(timeout=-1 if limit_s is None else limit_s)
+
+    def wake(self):
+        """End the present `wait`, or else the next one."""
+        with contextlib.suppress(RuntimeError):  # woken twice
+            self._lock.release()
+
+
+class CoroutineCaller(ThreadCaller):
+    """A coroutine that waits for a future; a thread of its event loop's executor leads for it."""
+
+    __slots__ = ("_lead", "event_loop", "future")
+
+    def __init__(self, lead):
+        super().__init__()
+        self._lead, self.event_loop = lead, asyncio.get_running_loop()
+        self.future = self.event_loop.create_future()
+
+    @property
+    def has_given_up(self):
+        """Whether no one waits for the answer any longer."""
+        return self.future.cancelled()
+
+    def lead_soon(self, request):
+        """Lead in a thread, after the callbacks that are ready: their requests may join the batch."""
+        self.event_loop.call_soon(self.event_loop.run_in_executor, None, self._lead, request)
+
+    def hand_over(self, request):
+        """Let the caller of a request lead; called by the thread that led before."""
+        self.event_loop.call_soon_threadsafe(self.event_loop.run_in_executor, None, self._lead, request)
+
+    @staticmethod
+    def finish(requests):
+        """Resolve the futures of several requests, which share an event loop, and wake that once."""
+        requests[0].caller.event_loop.call_soon_threadsafe(_resolve, requests)
+
+
+def _resolve(requests):
+    for request in requests:
+        future = request.caller.future
+        if future.done():
+            continue  # cancelled
+        if isinstance(request.outcome, Exception):
+            future.set_exception(request.outcome)
+        else:
+            future.set_result(request.outcome)
 
 
 class Slots:
     """How many batches may run at a time; several batchers can share them."""
 
     def __init__(self, count):
-        self._free, self._lock, self._waiting = threading.Semaphore(count), threading.Lock(), []
+        self._free, self._lock, self._waiting = count, threading.Lock(), []
 
-    def __enter__(self):
-        self._free.acquire()
+    def take(self):
+        """Take a slot if one is free; return whether one was."""
+        with self._lock:
+            is_free = self._free > 0
+            self._free -= is_free
+        return is_free
 
-    def __exit__(self, *_):
-        self._free.release()
+    def give_back(self):
+        """Return a slot; `call_waiting` follows once the callers of the batch have their answers."""
+        with self._lock:
+            self._free += 1
 
     def when_free(self, action):
-        """Call `action` once one more batch could run: now, or when the next one is done, whoever's it is."""
+        """Call `action` once a slot is free: now, or when a batch of any batcher has ended."""
         with self._lock:
-            self._waiting.append(action)
-        if self._free.acquire(blocking=False):
-            self._free.release()
-            self.call_waiting()
+            if not self._free:
+                self._waiting.append(action)
+                return
+        action()
 
     def call_waiting(self):
-        """Call what waits for a free slot; to be called when a batch is done and its callers have their answers."""
-        # All of it: an action may have no use for the slot, and the others must not miss it then.
+        """Call the actions that wait for a slot: all of them, since some may no longer need it."""
         with self._lock:
             actions, self._waiting = self._waiting, []
         for action in actions:
             action()
 
 
-class _Task:
-    """What one caller asked, and its answer; `future` is that of a coroutine, None if a thread waits."""
-
-    __slots__ = ("deadline", "error", "future", "item", "leads", "result", "size", "wake")
-
-    def __init__(self, item, size, deadline, future=None):
-        self.item, self.size, self.deadline, self.future = item, size, deadline, future
-        self.result = self.error = None
-        # A bare lock, held until there is something to wake up for: a tenth of what an Event costs.
-        self.leads, self.wake = False, threading.Lock()
-        self.wake.acquire()
-
-    def is_cancelled(self):
-        """Return whether nobody waits for the answer any more."""
-        return self.future is not None and self.future.cancelled()
-
-    def resolve(self):
-        """Give a coroutine its answer, unless it has been cancelled meanwhile; to be called in its loop."""
-        if self.future.done():
-            return
-        if self.error:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result[0])
-
-
 class _Batch:
-    """Tasks that will run together."""
+    """Requests that will run together."""
 
-    __slots__ = ("opened", "size", "tasks")
+    __slots__ = ("opened", "requests", "size")
 
     def __init__(self):
-        self.tasks, self.size, self.opened = [], 0, time.monotonic()
+        self.requests, self.size, self.opened = [], 0, time.monotonic()
 
 
 class Batcher:
-    """Run `run(items) -> results` on what callers of `submit` and `submit_async` bring at about the same time.
+    """Run `run(items) -> outcomes` on the items that concurrent callers submit.
 
-    No thread of its own: one of the waiting callers runs the batch for all, so that a thread's lone request is never
-    handed to another one; a coroutine's batch runs in its loop's executor. A batch runs when it is full, or `timeout_s`
-    after its first request, and a slot is free.
+    An outcome that is an exception is raised for its own caller only. A batch runs when it is full, or `timeout_s`
+    after its first request, and a slot is free. Threads and coroutines may share a batcher.
     """
 
     def __init__(self, run, max_batch_size, timeout_s=0.0, max_enqueued_batches=10, slots=None):
@@ -95,122 +173,124 @@ class Batcher:
         self.max_batch_size = max_batch_size
         self._slots = slots or Slots(1)
         self._lock = threading.Lock()
-        self._filled = threading.Condition(self._lock)
-        self._batches, self._has_leader = deque(), False
+        self._batches, self._has_leader, self._filling = deque(), False, None
 
     def submit(self, item, size=1, deadline=None):
-        """Return the result for one item of `size` rows, at most `max_batch_size`.
+        """Return the result for one item of `size` rows, at most `max_batch_size`; the thread waits.
 
         `deadline` is a time of `time.monotonic()`. Raises: QueueFullError at once, ExpiredError, or what `run` raises.
         """
-        task = _Task(item, size, deadline)
-        self._enter(task)
-        if not task.leads:
-            task.wake.acquire()
-        if task.leads:
-            self._lead(task)
-        if task.error:
-            raise task.error
-        return task.result[0]
+        request = QueuedRequest(ThreadCaller(), item, size, deadline)
+        self._enqueue(request)
+        while not (request.leads or request.is_done):
+            request.caller.wait()
+        if request.leads:
+            self._lead(request)
+        return request.result()
 
     async def submit_async(self, item, size=1, deadline=None):
-        """Do as `submit` does without holding up the event loop."""
-        loop = asyncio.get_running_loop()
-        task = _Task(item, size, deadline, loop.create_future())
-        self._enter(task)
-        if task.leads:
-            # After what is in the loop already, which may join the batch.
-            loop.call_soon(loop.run_in_executor, None, self._lead, task)
-        return await task.future
+        """Do the same as `submit` without blocking the event loop."""
+        request = QueuedRequest(CoroutineCaller(self._lead), item, size, deadline)
+        if self._enqueue(request):
+            request.caller.lead_soon(request)
+        return await request.caller.future
 
-    def _enter(self, task):
-        """Put a task into the queue; it leads if nobody does."""
+    def close(self):
+        """Free what the batcher holds, which is nothing here."""
+
+    def _enqueue(self, request):
+        """Put a request into the last batch, or into a new one if it does not fit; return whether it has to lead."""
         with self._lock:
-            self._enqueue(task)
-            if not self._has_leader:
-                self._has_leader = task.leads = True
+            if not self._batches or self._batches[-1].size + request.size > self.max_batch_size:
+                if len(self._batches) >= self._max_enqueued:
+                    raise QueueFullError(len(self._batches))
+                self._batches.append(_Batch())
+            batch = self._batches[-1]
+            batch.requests.append(request)
+            batch.size += request.size
+            if self._filling and self._is_first_full():
+                self._filling.caller.wake()
+            if self._has_leader:
+                return False
+            self._has_leader = request.leads = True
+            return True
 
-    def _enqueue(self, task):
-        """Put a task into the last batch, or into a new one if it does not fit."""
-        if not self._batches or self._batches[-1].size + task.size > self.max_batch_size:
-            if len(self._batches) >= self._max_enqueued:
-                raise QueueFullError(len(self._batches))
-            self._batches.append(_Batch())
-            self._filled.notify()
-        batch = self._batches[-1]
-        batch.tasks.append(task)
-        batch.size += task.size
-        if batch.size >= self.max_batch_size:
-            self._filled.notify()
+    def _is_first_full(self):
+        return len(self._batches) > 1 or self._batches[0].size >= self.max_batch_size
 
     def _lead(self, leader):
-        """Take the first batch, which has the leader's own task, once it is ready, and run it."""
-        with self._lock:
-            self._wait_until_ready()
-        # The slot first: while there is none, the batch goes on filling.
-        with self._slots:
+        """Run the first batch, which has the leader's own request, once it is ready."""
+        self._wait_until_ready(leader)
+        self._run_first(leader)
+
+    def _wait_until_ready(self, leader):
+        """Wait until the first batch is full or due."""
+        while True:
             with self._lock:
-                batch = self._batches.popleft()
-            # With no slot for it, the next batch goes on filling until there is one.
-            self._slots.when_free(self._pass_on)
-            self._answer(batch)
-        _wake([task for task in batch.tasks if task.future or task is not leader])
+                self._filling = leader
+                remaining_s = self._batches[0].opened + self._timeout_s - time.monotonic()
+                if remaining_s <= 0 or self._is_first_full():
+                    return
+            leader.caller.wait(remaining_s)
+
+    def _run_first(self, leader):
+        """Run the first batch and tell its callers; let the next batch be led as soon as a slot is free."""
+        while not self._slots.take():  # until there is one, the batch continues to fill
+            self._slots.when_free(leader.caller.wake)
+            leader.caller.wait()
+        with self._lock:
+            requests, self._filling = self._batches.popleft().requests, None
+        self._slots.when_free(self._pass_on)
+        try:
+            self._answer(requests)
+        finally:
+            self._slots.give_back()
+        _finish(requests)
         self._slots.call_waiting()
 
     def _pass_on(self):
-        """Let the first of the waiting tasks lead, if there are any."""
+        """Let the first request that still waits lead, if there is one."""
         with self._lock:
-            self._has_leader = bool(self._batches)
-            if not self._has_leader:
-                return
-            task = self._batches[0].tasks[0]
-        task.leads = True
-        if task.future:
-            loop = task.future.get_loop()
-            loop.call_soon_threadsafe(loop.run_in_executor, None, self._lead, task)
-        else:
-            task.wake.release()
+            leader = self._next_leader()
+            self._has_leader = leader is not None
+        if leader:
+            leader.caller.hand_over(leader)
 
-    def _wait_until_ready(self):
-        while True:
-            batch = self._batches[0]
-            if len(self._batches) > 1 or batch.size >= self.max_batch_size:
-                return
-            remaining = batch.opened + self._timeout_s - time.monotonic()
-            if remaining <= 0:
-                return
-            self._filled.wait(remaining)
+    def _next_leader(self):
+        while self._batches:
+            for request in self._batches[0].requests:
+                if not request.caller.has_given_up:
+                    request.leads = True
+                    return request
+            self._batches.popleft()
+        return None
 
-    def _answer(self, batch):
-        """Run the tasks whose callers still wait and whose time is not up, and note each one's result or error."""
-        now = time.monotonic()
-        live = []
-        for task in batch.tasks:
-            if task.deadline is not None and now > task.deadline:
-                task.error = ExpiredError()
-            elif not task.is_cancelled():
-                live.append(task)
+    def _answer(self, requests):
+        """Run the requests whose callers still wait and whose deadline has not passed; set the outcome of each."""
+        now, live = time.monotonic(), []
+        for request in requests:
+            if request.deadline is not None and now > request.deadline:
+                request.outcome = ExpiredError()
+            elif not request.caller.has_given_up:
+                live.append(request)
         try:
-            results = self._run([task.item for task in live]) if live else []
-            for task, result in zip(live, results, strict=True):
-                task.result = (result,)
+            outcomes = self._call_run(live) if live else []
+            for request, outcome in zip(live, outcomes, strict=True):
+                request.outcome = outcome
         except Exception as error:
-            for task in live:
-                task.error = error
+            for request in live:
+                request.outcome = error
+        for request in requests:
+            request.is_done = True
+
+    def _call_run(self, requests):
+        return self._run([request.item for request in requests])
 
 
-def _wake(tasks):
-    """Tell each waiting thread that its answer is there, and each event loop once for all of its coroutines."""
-    loops = {}
-    for task in tasks:
-        if task.future:
-            loops.setdefault(task.future.get_loop(), []).append(task)
-        else:
-            task.wake.release()
-    for loop, waiting in loops.items():
-        loop.call_soon_threadsafe(_resolve, waiting)
-
-
-def _resolve(tasks):
-    for task in tasks:
-        task.resolve()
+def _finish(requests):
+    """Wake the callers of a batch, each event loop once for all of its coroutines."""
+    by_loop = {}
+    for request in requests:
+        by_loop.setdefault(request.caller.event_loop, []).append(request)
+    for group in by_loop.values():
+        group[0].caller.finish(group)

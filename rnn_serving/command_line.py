@@ -1,24 +1,25 @@
-"""Flags, errors and exit statuses that every script treats alike."""
+"""Flag types, errors and exit statuses that all scripts share."""
 
 import argparse
 import math
 import os
+import re
 import sys
 
 
 class UserError(Exception):
-    """What went wrong, where, and what was expected: shown to the user without a traceback, exit status 1."""
+    """An error for the user: what went wrong, where, and what was expected. No traceback, exit status 1."""
 
 
 def run(main):
-    """Run `main()` as a script and end the process with its exit status."""
+    """Run `main()` as a script and exit with its status."""
     try:
         status = main()
         sys.stdout.flush()
     except UserError as error:
         status = fail(error)
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`); without a stdout there is nothing left to flush at exit.
+        # The reader closed the pipe (`| head`). Point stdout elsewhere, or the flush at exit would fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except OSError as error:
@@ -30,20 +31,32 @@ def run(main):
 
 
 def fail(message):
-    """Print an error as argparse prints its own; return exit status 1."""
+    """Print an error in argparse's form; return exit status 1."""
     print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
     return 1
 
 
-def first_line(error):
-    """Return the first line of an error's message: TensorFlow, for one, appends a stack of ops to it."""
-    return (str(getattr(error, "message", error)).splitlines() or [type(error).__name__])[0]
+# Lines of TensorFlow's messages that do not say why: headings, places in code and graph, counts of errors.
+_NOT_A_REASON = re.compile(r"\s*$|.*:\s*$|\s(?!\s*\(\d+\) )|Node: |\d+ root error\(s\) found|\[\[")
+# What surrounds the reason in its line: the op that ran, or the number and the code of one of several errors.
+_AROUND_A_REASON = re.compile(r"^\{\{\w+ \S+\}\} |^\s*\(\d+\) (?:[A-Z_]+: )?| \[Op:\w+\](?: name: ?\S*)?$")
+
+
+def error_reason(error):
+    """Return the line of an error's message that says why it happened.
+
+    TensorFlow puts headings before it, and stacks of code and ops around it.
+    """
+    lines = str(getattr(error, "message", error)).splitlines()
+    reasons = [line for line in lines if not _NOT_A_REASON.match(line)]
+    found = next((line for line in [*reasons, *lines] if line.strip()), type(error).__name__)
+    return _AROUND_A_REASON.sub("", found).strip()
 
 
 def request_failure(error):
-    """Return why an HTTP request failed, without the layers that requests and urllib3 wrap around it."""
+    """Return the reason an HTTP request failed, without the wrapping of requests and urllib3."""
     cause = error.args[0] if error.args else error
-    return first_line(getattr(cause, "reason", cause)).split(": ", 1)[-1]
+    return error_reason(getattr(cause, "reason", cause)).split(": ", 1)[-1]
 
 
 def parser(doc):
@@ -57,12 +70,12 @@ def parser(doc):
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action):
-        # A default of None means "worked out later"; the help text says how, "(default: None)" would not.
+        # A default of None is computed later, as the help text explains; "(default: None)" would mislead.
         return action.help if action.default is None else super()._get_help_string(action)
 
 
 def add_data_dir(arguments):
-    """Add `--data_dir`, the data set to read."""
+    """Add `--data_dir`."""
     arguments.add_argument("--data_dir", default="data/mnist", help="directory with the four IDX files of a data set")
 
 
@@ -82,7 +95,7 @@ def seed(text):
 
 
 def version_number(text):
-    """Parse the number of a version: what fits into 63 bits, as TensorFlow Serving reads it."""
+    """Parse a version number: positive and below 2^63, as TensorFlow Serving requires."""
     return _number(text, int, lambda value: 1 <= value < 2**63, "a whole number of at least 1, below 2^63")
 
 
@@ -91,13 +104,18 @@ def positive_float(text):
     return _number(text, float, lambda value: math.isfinite(value) and value > 0, "a number above 0")
 
 
+def not_negative_float(text):
+    """Parse a finite number of at least 0."""
+    return _number(text, float, lambda value: math.isfinite(value) and value >= 0, "a number of at least 0")
+
+
 def fraction(text):
     """Parse a number from 0 to 1."""
     return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def port_number(text):
-    """Parse a TCP port; 0 stands for any free one."""
+    """Parse a TCP port; 0 takes any free one."""
     return _number(text, int, lambda value: 0 <= value <= 65535, "a port from 0 to 65535")
 
 

@@ -1,14 +1,17 @@
 """Read the four IDX files of a data set as NumPy arrays; download MNIST: `python -m rnn_serving.dataset data/mnist`.
 
-The format is the one of https://web.archive.org/web/2016/http://yann.lecun.com/exdb/mnist/ ; any data set of 28x28
-images in that form works. Nothing here imports TensorFlow.
+The format is described at https://web.archive.org/web/2016/http://yann.lecun.com/exdb/mnist/ ; any data set of 28x28
+images in that format works. This module does not import TensorFlow.
 """
 
+import contextlib
+import fcntl
 import gzip
 import hashlib
 import logging
 import math
 import os
+import tempfile
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rnn_serving import files
 from rnn_serving.command_line import UserError, parser, request_failure, run
 
 IMAGE_SIZE = 28
@@ -37,12 +41,16 @@ MNIST_SHA256 = {
     "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
-# Seconds without an answer, or without a byte, after which a mirror counts as unreachable.
+# A mirror is unreachable after this time without an answer or a byte.
 MIRROR_TIMEOUT_S = 5
 
 
 class DatasetError(UserError):
-    """A file that is missing, is no IDX file or does not fit the others; or a download that failed."""
+    """A file that is missing, is not a valid IDX file or does not match the others; or a failed download."""
+
+
+class FilesExistError(DatasetError):
+    """Files that are not to be replaced."""
 
 
 class NoNetworkError(DatasetError):
@@ -51,14 +59,14 @@ class NoNetworkError(DatasetError):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images as they are stored, uint8 (N, 28, 28) in 0..255, and their labels, uint8 (N,) in 0..9."""
+    """Images as stored, uint8 (N, 28, 28) in 0..255, and their labels, uint8 (N,) in 0..9."""
 
     pixels: np.ndarray
     labels: np.ndarray
 
     @cached_property
     def images(self):
-        """The images as the model takes them: float32 (N, 28, 28) in [0, 1]."""
+        """The images as the model expects them: float32 (N, 28, 28) in [0, 1]."""
         return self.pixels.astype(np.float32) / np.float32(255)
 
     def first(self, count):
@@ -77,6 +85,10 @@ class Dataset:
     train: Split
     test: Split
 
+    def describe(self):
+        """Return what run.json and model.json record of the data set."""
+        return {"name": self.name, "hash": self.content_hash, "train": len(self.train), "test": len(self.test)}
+
     @cached_property
     def content_hash(self):
         """SHA-256 of all images and labels, hexadecimal: the same for the same data in any packaging."""
@@ -87,20 +99,20 @@ class Dataset:
 
 
 def load(directory):
-    """Return the `Dataset` in `directory`; download it first if that is `data/mnist` and files are missing.
+    """Return the `Dataset` in `directory`; if that is `data/mnist` and files are missing, download them first.
 
-    Raises: DatasetError naming the file, what it holds and what was expected.
+    Raises: DatasetError with the file, its content and what was expected.
     """
-    directory = _present(directory)
+    directory = _require_directory(directory)
     return Dataset(dataset_name(directory), _read_split(directory, TRAIN), _read_split(directory, TEST))
 
 
 def load_test_images(directory, count=None):
-    """Return the first `count` images of the test set as a `Split`; None means all, but 1,000 at most.
+    """Return the first `count` test images as a `Split`; None means all, at most 1,000.
 
     Raises: DatasetError, also if there are fewer than `count`.
     """
-    test = _read_split(_present(directory), TEST)
+    test = _read_split(_require_directory(directory), TEST)
     count = min(len(test), 1000) if count is None else count
     if count > len(test):
         raise DatasetError(
@@ -110,12 +122,15 @@ def load_test_images(directory, count=None):
 
 
 def dataset_name(directory):
-    """Return the name of a data set: that of its directory."""
+    """Return the name of a data set, which is that of its directory."""
     return Path(os.path.abspath(directory)).name
 
 
-def _present(directory):
-    """Return `directory` as a Path once it is there; only the default one, `data/mnist`, is downloaded."""
+def _require_directory(directory):
+    """Return `directory` as a Path; download the default one, `data/mnist`, if files are missing.
+
+    Raises: DatasetError if it does not exist.
+    """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise DatasetError(f"{directory} is a file; expected a directory with the four IDX files")
@@ -128,22 +143,22 @@ def _present(directory):
 
 
 def is_complete(directory):
-    """Return whether all four files are there, compressed or not."""
+    """Return whether all four files exist, compressed or not."""
     return all(_find(Path(directory), name) for name in MNIST_SHA256)
 
 
 def download(directory, mirrors=MNIST_MIRRORS, sha256=MNIST_SHA256):
-    """Fetch the files of MNIST that `directory` lacks; each appears whole and checked, or not at all.
+    """Download the files of MNIST that `directory` lacks; each appears whole and checked, or not at all.
 
-    `sha256` maps file names to checksums, `mirrors` are URLs ending in a slash, asked in that order.
-    Raises: DatasetError with what every mirror answered.
+    `sha256` maps file names to checksums; `mirrors` are URLs that end in a slash, tried in this order.
+    Raises: DatasetError with the answer of every mirror.
     """
     directory = Path(directory)
     is_new = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DatasetError(f"{directory}: {error.strerror}; expected a directory, there or to be made") from error
+        raise DatasetError(f"{directory}: {error.strerror}; expected a directory, existing or new") from error
     mirrors = list(mirrors)
     try:
         for name, checksum in sha256.items():
@@ -156,8 +171,8 @@ def download(directory, mirrors=MNIST_MIRRORS, sha256=MNIST_SHA256):
 
 
 def _download_file(directory, name, checksum, mirrors):
-    """Fetch one file from the first mirror that has it, and put a mirror that failed last in `mirrors`."""
-    # Imported here: most runs find the files in place and need no HTTP client.
+    """Download one file from the first mirror that has it; move mirrors that fail to the end of `mirrors`."""
+    # Imported late: most runs find the files in place and need no HTTP client.
     import pooch
     import requests
 
@@ -166,7 +181,7 @@ def _download_file(directory, name, checksum, mirrors):
     failures, unreached = [], 0
     for mirror in list(mirrors):
         try:
-            # pooch writes to a temporary file beside the target and renames it once the checksum agrees.
+            # pooch writes to a temporary file in the same directory and renames it once the checksum matches.
             pooch.retrieve(mirror + name, f"sha256:{checksum}", name, directory, downloader=downloader)
             return
         except (requests.RequestException, ValueError, OSError) as error:
@@ -179,7 +194,7 @@ def _download_file(directory, name, checksum, mirrors):
 
 def _how_to_get(problem):
     return (
-        f"{problem}\nExpected the four IDX files. Either command makes a data set:\n"
+        f"{problem}\nExpected the four IDX files. Either command creates a data set:\n"
         f"  python -m rnn_serving.dataset {DEFAULT_DIRECTORY}     # downloads MNIST\n"
         "  python -m rnn_serving.digits data/digits     # scikit-learn's digits, offline; then --data_dir data/digits"
     )
@@ -194,7 +209,7 @@ def _find(directory, name):
 
 
 def _read_split(directory, split):
-    """Read one pair of files and check that they fit each other."""
+    """Return the `Split` in one pair of files, after checking that they match."""
     pixels, pixels_path = _read_idx(directory, IMAGES_FILE.format(split=split), IMAGES_MAGIC)
     labels, labels_path = _read_idx(directory, LABELS_FILE.format(split=split), LABELS_MAGIC)
     if pixels.shape[1:] != IMAGE_SHAPE:
@@ -210,7 +225,7 @@ def _read_split(directory, split):
 
 
 def _read_idx(directory, name, magic):
-    """Return the uint8 array in an IDX file, and the file's path; the magic number's last byte is the rank."""
+    """Return (uint8 array, path) of an IDX file; the last byte of the magic number is the rank."""
     path = _find(directory, name)
     if path is None:
         raise DatasetError(_how_to_get(f"{directory / name} does not exist"))
@@ -241,30 +256,110 @@ def _read_bytes(path):
 
 
 def write_idx(path, array):
-    """Write a uint8 array, (N,) or (N, 28, 28), as a gzipped IDX file; the same array gives the same bytes."""
+    """Write a uint8 array, (N,) or (N, 28, 28), as a gzipped IDX file; the same array gives the same bytes.
+
+    Raises: DatasetError for another dtype or rank.
+    """
+    if array.dtype != np.uint8 or array.ndim not in (1, 3):
+        raise DatasetError(f"{path}: {array.dtype} of shape {array.shape}; expected uint8, (N,) or (N, 28, 28)")
     magic = IMAGES_MAGIC if array.ndim == 3 else LABELS_MAGIC
     header = np.array([magic, *array.shape], ">u4").tobytes()
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes(), mtime=0))
-    partial.rename(path)
+    files.write_bytes(path, gzip.compress(header + array.tobytes(), mtime=0))
 
 
-def write_dataset(directory, train, test):
-    """Write two (images uint8 (N, 28, 28), labels uint8 (N,)) pairs as the four files of a data set.
+def write_dataset(directory, train, test, overwrite=False):
+    """Write two pairs of images and labels as the four files of a data set, all of them or none.
 
-    Files that are there are left alone.
+    Images, (N, 28, 28) or (N, 784), are whole numbers from 0 to 255, or floats from 0 to 1, which are scaled. Labels,
+    (N,), are whole numbers from 0 to 9.
+    Raises: DatasetError for other values or shapes, and if there is such a file, unless `overwrite` is true.
     """
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    for split, arrays in {TRAIN: train, TEST: test}.items():
-        for name, array in zip((IMAGES_FILE, LABELS_FILE), arrays):
-            path = directory / name.format(split=split)
-            if _find(directory, path.name) is None:
-                write_idx(path, array)
+    arrays = _checked_arrays(directory, {TRAIN: train, TEST: test})
+    is_new = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _locked(directory), tempfile.TemporaryDirectory(prefix=".writing-", dir=directory) as staging:
+            existing = [_find(directory, path.name) for path in arrays if _find(directory, path.name)]
+            if existing and not overwrite:
+                names = ", ".join(map(str, existing))
+                raise FilesExistError(f"{names}: there already; expected another directory, or overwrite=True")
+            for path, array in arrays.items():
+                write_idx(Path(staging) / path.name, array)
+            for path in arrays:
+                path.with_suffix("").unlink(missing_ok=True)  # the uncompressed form of the file that is replaced
+                (Path(staging) / path.name).replace(path)
+    except OSError as error:
+        if is_new and directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+        raise DatasetError(f"{directory}: {error.strerror}; expected to write a data set there") from error
+
+
+@contextlib.contextmanager
+def _locked(directory):
+    """Keep others who write to the directory waiting."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _checked_arrays(directory, splits):
+    """Return {path: uint8 array} of the four files that hold {split: (images, labels)}."""
+    images, labels = {}, {}
+    for split, (pixels, digits) in splits.items():
+        path, labels_path = (directory / name.format(split=split) for name in (IMAGES_FILE, LABELS_FILE))
+        images[path], labels[labels_path] = _as_images(path, pixels), _numbers(labels_path, digits)
+        if labels[labels_path].shape != images[path].shape[:1] or not len(images[path]):
+            raise DatasetError(
+                f"{labels_path}: labels of shape {labels[labels_path].shape} for {len(images[path])} images; "
+                "expected one for each, and at least one"
+            )
+    scale = 255 if _are_fractions(images.values()) else 1
+    checked = {path: _as_uint8(path, pixels, 255, scale) for path, pixels in images.items()}
+    return checked | {path: _as_uint8(path, digits, NUM_CLASSES - 1) for path, digits in labels.items()}
+
+
+def _as_images(path, values):
+    """Return numbers as an array (N, 28, 28)."""
+    images = _numbers(path, values)
+    if images.shape[1:] in ((math.prod(IMAGE_SHAPE),), (*IMAGE_SHAPE, 1)):
+        images = images.reshape(-1, *IMAGE_SHAPE)
+    if images.shape[1:] != IMAGE_SHAPE:
+        raise DatasetError(f"{path}: images of shape {images.shape}; expected (N, 28, 28) or (N, 784)")
+    return images
+
+
+def _numbers(path, values):
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}; expected rows of the same length") from error
+    if array.dtype.kind not in "buif":
+        raise DatasetError(f"{path}: values of type {array.dtype}; expected numbers")
+    return array
+
+
+def _are_fractions(arrays):
+    """Return whether the pixels of both splits, as far as they are floats, are between 0 and 1."""
+    return all(array.min() >= 0 and array.max() <= 1 for array in arrays if array.dtype.kind in "bf")
+
+
+def _as_uint8(path, values, highest, scale=1):
+    """Return whole numbers from 0 to `highest` as uint8; with a `scale`, floats are first scaled and rounded."""
+    if scale > 1 and values.dtype.kind in "bf":
+        values = np.rint(values.astype(np.float64) * scale)
+    is_valid = (values >= 0) & (values <= highest) & (np.trunc(values) == values)
+    if not is_valid.all():
+        expected = f"whole numbers from 0 to {highest}" + (", or floats from 0 to 1" if highest == 255 else "")
+        raise DatasetError(f"{path}: value {values[~is_valid][0]}; expected {expected}")
+    return values.astype(np.uint8)
 
 
 def main(argv=None):
-    """Download MNIST into a directory unless it is there, and say what it holds."""
+    """Download MNIST into a directory, unless it is complete, and print its size."""
     arguments = parser(__doc__)
     arguments.add_argument("directory", help="where the four files go, for example data/mnist")
     directory = arguments.parse_args(argv).directory

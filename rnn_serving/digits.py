@@ -1,9 +1,10 @@
 """Write scikit-learn's handwritten digits as a data set, offline: `python -m rnn_serving.digits data/digits`.
 
-1,797 digits of 8x8 pixels, scaled the way MNIST was made: the digit fills a 20x20 box, keeps its proportions, and is
-centred by its mass in 28x28. They ship with scikit-learn, so no network is needed.
+1,797 digits of 8x8 pixels, scaled as MNIST's were: the digit fills a 20x20 box, keeps its aspect ratio, and is centred
+by its centre of mass in 28x28. They ship with scikit-learn, so no network is needed.
 """
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ NUM_TEST = 360
 
 
 def like_mnist(digit):
-    """Return a digit, float (8, 8) with 16 as full ink, as MNIST would hold it: uint8 (28, 28)."""
+    """Return a digit, float (8, 8) with 16 as full ink, in the form of MNIST: uint8 (28, 28)."""
     from scipy import ndimage
 
     rows, columns = (np.flatnonzero(digit.any(axis=axis)) for axis in (1, 0))
@@ -30,13 +31,13 @@ def like_mnist(digit):
 
 
 def _start(centre, length):
-    """Return where a stretch of `length` pixels starts so that its `centre` of mass comes to the image's middle."""
+    """Return the offset that puts the centre of mass of `length` pixels in the middle of the image."""
     start = round((dataset.IMAGE_SIZE - 1) / 2 - centre)
     return min(max(start, 0), dataset.IMAGE_SIZE - length)
 
 
 def load_digits():
-    """Return (images uint8 (N, 28, 28), labels uint8 (N,)) twice: for training and for testing, the same each time."""
+    """Return two pairs (images uint8 (N, 28, 28), labels uint8 (N,)), training and test; the split is fixed."""
     from sklearn import datasets, model_selection
 
     digits = datasets.load_digits()
@@ -49,14 +50,16 @@ def load_digits():
 
 
 def main(argv=None):
-    """Write the digits into a directory that has no data set yet."""
+    """Write the digits into a directory, unless it is complete, and print its size."""
     arguments = parser(__doc__)
     arguments.add_argument("directory", type=Path, help="where the four files go, for example data/digits")
     directory = arguments.parse_args(argv).directory
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; expected a directory")
     if not dataset.is_complete(directory):
-        dataset.write_dataset(directory, *load_digits())
+        # Files that are there already, perhaps written at this moment by another process, are for `load` to judge.
+        with contextlib.suppress(dataset.FilesExistError):
+            dataset.write_dataset(directory, *load_digits())
     written = dataset.load(directory)
     print(f"{directory}: {len(written.train):,} training and {len(written.test):,} test images")
 

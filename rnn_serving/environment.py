@@ -1,4 +1,4 @@
-"""What a measured figure depends on: the machine and the versions."""
+"""Describe the machine and the package versions, on which measured figures depend."""
 
 import math
 import os
@@ -23,12 +23,12 @@ PACKAGES = (
 
 
 def versions():
-    """Return {"python": ..., package: version} for what the figures depend on."""
+    """Return {"python": version, package: version} of the packages that figures depend on."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
 def machine():
-    """Return the processor, the cores this process may use, their quota if any, memory in GiB and the system."""
+    """Return the processor, the cores and the quota of cores of this process, the memory in GiB and the system."""
     return {
         "cpu": _cpu_model(),
         "cores": available_cores(),
@@ -39,14 +39,14 @@ def machine():
 
 
 def available_cores(cgroup="/sys/fs/cgroup"):
-    """Return how many cores this process may keep busy: those it may run on, at most the container's quota."""
+    """Return how many cores this process may keep busy: those it may run on, limited by the container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(Path(cgroup))
     return cores if quota is None else max(1, min(cores, math.ceil(quota)))
 
 
 def free_memory_gib(meminfo="/proc/meminfo"):
-    """Return the memory that processes to come may use, in GiB, None where the system does not say (not Linux)."""
+    """Return the memory available to new processes in GiB, None on systems other than Linux."""
     try:
         lines = Path(meminfo).read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:"))
@@ -55,7 +55,7 @@ def free_memory_gib(meminfo="/proc/meminfo"):
 
 
 def _quota(cgroup):
-    """Return the cores that a control group, version 2 or 1, allows, None if it sets no limit."""
+    """Return the number of cores that a control group (version 2 or 1) allows, None without a limit."""
     try:
         limit, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):

@@ -1,17 +1,18 @@
 """The static-unrolled LSTM, and the names that its tensors and its signature carry."""
 
 import math
+from typing import Annotated, Literal
 
 from rnn_serving.dataset import IMAGE_SHAPE, IMAGE_SIZE, NUM_CLASSES
 from rnn_serving.quiet_tensorflow import tf
 
 INPUT_NAME = "Input_X"  # the placeholder; its tensor is Input_X:0
 LOGITS_SCOPE = "output_layer"  # the logits are output_layer/add:0
+LOGITS_NAME = f"{LOGITS_SCOPE}/add:0"
 PREDICTION_NAME = "prediction"  # the probabilities are prediction:0
 INPUT_KEY, OUTPUT_KEY = "x_input", "y_output"
-OUTPUT_INITS = ("glorot", "normal")
 
-# Added to the forget gate, so that an untrained cell remembers (Jozefowicz et al., 2015).
+# Added to the forget gate, so that an untrained cell keeps its state (Jozefowicz et al., 2015).
 FORGET_BIAS = 1.0
 
 INPUT_SPEC = tf.TensorSpec((None, *IMAGE_SHAPE), tf.float32, INPUT_NAME)
@@ -22,14 +23,20 @@ class LSTMClassifier(tf.Module):
 
     The 28 steps are unrolled in Python: the graph has no loop, and the same call builds it for training (in a
     `tf.function`) and for export (in a `tf.Graph`).
+
+    To try another network, edit this class and nothing else: its constructor arguments are flags of train_lstm.py.
     """
 
-    def __init__(self, num_hidden=128, output_init="glorot", seed=0):
-        """Make the variables, float32; the same `seed` gives the same values.
-
-        `output_init` is the distribution of the output layer's weights: "glorot" (uniform, scaled to the layer's
-        width) or "normal" (N(0, 1), as the article draws it).
-        """
+    def __init__(
+        self,
+        num_hidden: Annotated[int, "units of the LSTM"] = 128,
+        output_init: Annotated[
+            Literal["glorot", "normal"],
+            "initial output weights: scaled to the layer's width, or N(0, 1) as in the article",
+        ] = "glorot",
+        seed=0,
+    ):
+        """Create the variables, float32; the same `seed` gives the same values."""
         super().__init__(name="lstm_classifier")
         self.num_hidden = num_hidden
         gates = 4 * num_hidden
@@ -58,10 +65,10 @@ class LSTMClassifier(tf.Module):
         return logits, tf.nn.softmax(logits, name=PREDICTION_NAME)
 
     def _input_gates(self, images):
-        """Return what every row of the images adds to the gates, (28, N, 4 * num_hidden).
+        """Return the contribution of every image row to the gates, (28, N, 4 * num_hidden).
 
-        It does not depend on the state, so that one product does it for all steps: a single image takes a third less
-        time than with a product of row and state in each step.
+        It does not depend on the state, so one matrix product computes it for all steps: a single image takes a third
+        less time than with a product of row and state in each step.
         """
         rows = tf.reshape(tf.transpose(images, (1, 0, 2)), (-1, IMAGE_SIZE))
         gates = tf.nn.bias_add(tf.matmul(rows, self.kernel), self.bias)
@@ -76,6 +83,6 @@ class LSTMClassifier(tf.Module):
 
 
 def _glorot(rows, columns, seed):
-    """Draw a (rows, columns) matrix that keeps the variance of what passes through it (Glorot & Bengio, 2010)."""
+    """Draw a (rows, columns) matrix that preserves the variance of its input (Glorot & Bengio, 2010)."""
     limit = math.sqrt(6 / (rows + columns))
     return tf.random.stateless_uniform((rows, columns), seed, -limit, limit)
