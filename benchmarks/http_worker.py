@@ -2,8 +2,8 @@
 
     python -m benchmarks.http_worker --data_dir data/mnist --model_path exports/mnist
 
-Requests/s of one image, from one caller and from many; for each piece the two servers take turns, and the ratio is the
-median of the rounds' ratios. A piece that brings under 5 % at both loads does not earn its place.
+Requests/s of one image from one caller, requests/s and p99 from many. For each piece the two servers take turns; a
+ratio is the median of the rounds' ratios. A piece that brings under 5 % in all of them does not earn its place.
 Run nothing else in the meantime.
 """
 
@@ -17,10 +17,11 @@ from benchmarks.server_processes import FlaskServer
 from benchmarks.worker_pieces import PIECES
 from rnn_serving import command_line, dataset, files
 
-CALLERS = (1, 32)
+FEW, MANY = 1, 32
 # Seconds of a turn of load, and of the load before it that does not count.
 TURN_S, WARM_UP_S = 2.0, 1.0
-COLUMNS = ("piece", *(f"requests/s at {callers} with / without it (spread)" for callers in CALLERS))
+FIGURES = ((FEW, "throughput_rps", "requests/s"), (MANY, "throughput_rps", "requests/s"), (MANY, "p99_ms", "p99"))
+COLUMNS = ("piece", *(f"{figure} at {callers}, with it / without (spread)" for callers, _, figure in FIGURES))
 
 
 def main(argv=None):
@@ -34,8 +35,8 @@ def main(argv=None):
     with http_load.open_load(bodies) as load, WorkerWithout("whole", args) as whole:
         for piece in args.pieces:
             with WorkerWithout(piece, args) as without:
-                measured = {callers: measure(args, load, whole, without, callers) for callers in CALLERS}
-            rows.append([piece, *map(with_spread, measured.values())])
+                speeds = {callers: measure(args, load, whole, without, callers) for callers in (FEW, MANY)}
+            rows.append([piece, *(with_spread(*speeds[callers], name) for callers, name, _ in FIGURES)])
             print(" | ".join(rows[-1]), flush=True)
     print(f"\n{conditions.about_requests(run)} {args.workers} workers, load from {run['load']}.")
     print(f"\n{markdown_table(COLUMNS, rows)}")
@@ -63,18 +64,19 @@ class WorkerWithout(FlaskServer):
 
 
 def measure(args, load, whole, without, callers):
-    """Return the ratio of requests/s with the piece to those without it, a value for each round."""
+    """Return two lists of `http_load.Speed`, an element for each round: with the piece and without it."""
 
     def turn(url):
         load.run(url, callers, WARM_UP_S)
-        return load.run(url, callers, TURN_S).throughput_rps
+        return load.run(url, callers, TURN_S)
 
-    rates = in_turns(args.rounds, {"with": lambda: turn(whole), "without": lambda: turn(without)})
-    return ratios(rates["with"], rates["without"])
+    speeds = in_turns(args.rounds, {"with": lambda: turn(whole), "without": lambda: turn(without)})
+    return speeds["with"], speeds["without"]
 
 
-def with_spread(values):
-    """Return the median of the rounds' ratios and, in brackets, the smallest and the largest."""
+def with_spread(mine, its, name):
+    """Return the median of the rounds' ratios of a figure and, in brackets, the smallest and the largest."""
+    values = ratios(*([getattr(speed, name) for speed in speeds] for speeds in (mine, its)))
     return f"{statistics.median(values):.2f} ({min(values):.2f} - {max(values):.2f})"
 
 

@@ -6,6 +6,9 @@
 """
 
 import sys
+import types
+
+import flask
 
 import flask_server
 from rnn_serving import command_line
@@ -37,11 +40,11 @@ def balanced_connections():
     Balance.is_fair = lambda balance, slot: True
 
 
-def garbage_collection():
-    """Leave the collector at Python's defaults."""
+def frozen_objects():
+    """Let the garbage collector visit what is loaded."""
     from rnn_serving.http_worker import worker
 
-    worker.gc = type("gc", (), {name: staticmethod(lambda *_: None) for name in ("collect", "freeze", "set_threshold")})
+    worker.gc = types.SimpleNamespace(collect=lambda: None, freeze=lambda: None)
 
 
 def one_send():
@@ -58,19 +61,14 @@ def one_send():
     HTTPConnection._send_all = send_all
 
 
-def cached_date():
-    """Format the date and the general headers for every answer."""
-    from rnn_serving.http_worker import connection
+def caches():
+    """Build the general headers, the names of headers, the URL and the metrics' labels for every request."""
+    from rnn_serving.http_worker import connection, request_reader
 
     connection._general_headers = connection._general_headers.__wrapped__
-
-
-def cached_names():
-    """Convert names of headers and URLs for every request."""
-    from rnn_serving.http_worker import request_reader
-
     request_reader._environ_key = request_reader._environ_key.__wrapped__
     request_reader._path_and_query = request_reader._path_and_query.__wrapped__
+    patch_in_worker("_request_metrics", lambda metrics: metrics._request_metrics.__wrapped__)
 
 
 def model_call_in_loop():
@@ -84,43 +82,12 @@ def wait_for_the_loop():
     """Run a batch without waiting until the loop has read what has arrived."""
     from rnn_serving.http_worker import greenlets
 
-    greenlets.gevent = type("gevent", (), {**vars(greenlets.gevent), "idle": staticmethod(lambda: None)})
+    greenlets.gevent = types.SimpleNamespace(**vars(greenlets.gevent) | {"idle": lambda: None})
 
 
-def no_sessions():
-    """Look for a session's cookie in every request."""
-    from flask import Flask
-
-    from rnn_serving.endpoint.lean_flask import LeanFlask
-
-    LeanFlask.session_interface = Flask.session_interface
-
-
-def views_as_they_are():
-    """Ask for every request whether the view is a coroutine."""
-    from rnn_serving.endpoint.lean_flask import LeanFlask
-
-    del LeanFlask.ensure_sync
-
-
-def routes_without_host():
-    """Match every request by host, and build Werkzeug's adapter from the environment."""
-    from rnn_serving.endpoint.lean_flask import LeanFlask
-
-    del LeanFlask.create_url_adapter
-
-
-def cached_metrics():
-    """Find the metrics of every request by their labels."""
-    patch_in_worker("_request_metrics", lambda metrics: metrics._request_metrics.__wrapped__)
-
-
-def fixed_process_id():
-    """Ask the system for the process id at every count."""
-    from prometheus_client import values
-
-    fixed = values.MultiProcessValue
-    values.MultiProcessValue = lambda *_: fixed()
+def lean_flask():
+    """Use Flask as it is."""
+    flask_server.LeanFlask = flask.Flask
 
 
 def patch_in_worker(name, make):
@@ -142,17 +109,12 @@ def patch_in_worker(name, make):
 PIECES = {
     "HTTP parsed in C on our own connections": parsing_in_c,
     "connections balanced over the workers": balanced_connections,
-    "garbage collection after more objects": garbage_collection,
+    "what is loaded is exempt from garbage collection": frozen_objects,
     "head and body by one send": one_send,
-    "general headers cached for a second": cached_date,
-    "names of headers and URLs cached": cached_names,
+    "caches of what requests have in common": caches,
     "short model calls in the loop": model_call_in_loop,
     "a batch waits until the loop has read": wait_for_the_loop,
-    "Flask without sessions": no_sessions,
-    "views called directly": views_as_they_are,
-    "routes matched without the host": routes_without_host,
-    "metrics cached by label": cached_metrics,
-    "process id cached in metrics": fixed_process_id,
+    "LeanFlask": lean_flask,
 }
 
 

@@ -4,12 +4,7 @@ import functools
 import os
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess, values
-
-if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    # Imported by workers, after the fork: the process id need not be asked for at every count.
-    _WORKER = os.getpid()
-    values.ValueClass = values.MultiProcessValue(lambda: _WORKER)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, multiprocess
 
 # Seconds: from 0.25 ms to the default deadline.
 _SECONDS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1, 2.5, 5, 10)

@@ -24,9 +24,6 @@ from rnn_serving.http_worker.greenlets import NativeThreads
 TURN_INTERVAL_S, TURN_LIMIT_S = 0.001, 0.05
 # Seconds in which a kept-alive connection may still bring a request once the worker has been told to stop.
 LINGER_S = 2.0
-# New objects before a garbage collection, and collections before the next older generation: a request leaves no cycles
-# behind, but the lists of its numbers would set off the collector every time.
-GC_THRESHOLDS = (50_000, 10, 10)
 
 
 class GreenletWorker(GeventWorker):
@@ -78,10 +75,9 @@ class GreenletWorker(GeventWorker):
             self._failure = error
             self.handle_exit(None, None)
             return
-        # What is loaded now stays: the collector need not visit a million objects of TensorFlow again and again.
+        # What is loaded stays: the collector would visit TensorFlow's million objects and hold up requests for 0.1 s.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         self._is_ready = True
         self._publish()
         self.app.model_is_loaded()
