@@ -47,16 +47,16 @@ def main(argv=None):
     """Export one checkpoint as one version; return the exit status."""
     args = parse_arguments(argv)
     test = dataset.load_test_images(args.data_dir)
-    prefix = checkpoint.latest(args.checkpoint_dir or f"checkpoints/{dataset.dataset_name(args.data_dir)}")
+    prefix = checkpoint.find(args.checkpoint_dir or f"checkpoints/{dataset.dataset_name(args.data_dir)}")
     run = checkpoint.read_run(Path(prefix).parent)
     model = checkpoint.load_model(prefix)
     base_path = args.export_base_path or f"exports/{run['dataset']['name']}"  # of the data set that it was trained on
     examples = [publish.ExampleInputs(saved_model.DEFAULT_SIGNATURE, {INPUT_KEY: test.images}, logits=(OUTPUT_KEY,))]
     warmup = publish.blank_predictions(saved_model.DEFAULT_SIGNATURE, INPUT_KEY, IMAGE_SHAPE)
-    version = publish.publish(base_path, args.model_version, origin(prefix, run), examples, warmup, args.overwrite)
-    with version as staging:
-        write_saved_model(prefix, run["flags"], staging)
-        difference = check_saved_model(model, staging, test.images)
+    target = (base_path, args.model_version, origin(prefix, run))
+    with publish.publish(*target, examples, warmup, args.overwrite) as version:
+        write_saved_model(prefix, run["flags"], version.staging)
+        difference = check_saved_model(model, version.staging, test.images)
     publish.print_signature(version.directory)
     print(f"Largest difference between checkpoint and SavedModel on {len(test)} images: {difference:g}")
     print(f"Checkpoint: {checkpoint_size(prefix):,} bytes, export: {exports.directory_size(version.directory):,} bytes")
@@ -80,7 +80,7 @@ def checkpoint_size(prefix):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     command_line.add_data_dir(parser)
     parser.add_argument("--checkpoint_dir", help="what to export (default: checkpoints/<name of the data set>)")

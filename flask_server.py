@@ -2,7 +2,8 @@
 
     python flask_server.py --model_path exports/mnist --port 5000
 
-POST / with {"data": X}, X one image (784 numbers or 28x28) or N of them, answers {"y": [[p0, ..., p9], ...]}.
+POST / takes {"data": X}, where X is an image (784 numbers or 28x28) or a list of images, and answers
+{"y": [[p0, ..., p9], ...]}.
 """
 
 import numpy as np
@@ -13,8 +14,8 @@ from rnn_serving.endpoint import signature as signatures
 from rnn_serving.endpoint.backend_addresses import parse_backends
 from rnn_serving.endpoint.lean_flask import LeanFlask
 from rnn_serving.endpoint.live_model import keep_loaded
-from rnn_serving.endpoint.open_model import open_model, versions_path
-from rnn_serving.endpoint.tensor_from_json import json_from_tensor, tensor_from_json
+from rnn_serving.endpoint.open_model import import_tensorflow, open_model, versions_path
+from rnn_serving.endpoint.tensor_from_json import json_from_tensor
 from rnn_serving.endpoint.threads import Threads
 
 
@@ -26,10 +27,10 @@ def create_app(model, input_key=None, output_key=None, postprocess=None, max_req
 
     @app.post("/")
     def predict():
-        data = json_api.read_data()  # the list under "data"; an error answers 400, 413 or 415
+        body = json_api.read_body()  # {"data": X} as bytes; an error answers 400, 408, 413 or 415
         with model.acquire() as version:  # this version answers the whole request, even if a new one goes live
             source, target = signatures.select_tensors(version, input_key, output_key)
-            tensor = tensor_from_json(data, "data", source.shape, source.dtype)  # an error answers 422
+            tensor = json_api.tensor_from_body(body, source)  # X as an array; an error answers 400 or 422
             outputs = version.predict({source.key: tensor})[target.key]  # batched with concurrent requests
             if outputs.size and signatures.wants_softmax(version, target, postprocess):
                 outputs = softmax(signatures.finite_scores(outputs)).reshape(outputs.shape)
@@ -76,12 +77,17 @@ def main(argv=None):
     args = parse_arguments(argv)
     if not args.backend:
         exports.newest(versions_path(args))  # if there is no version, fail here and not in every worker
-    listener = gunicorn_server.listen(args.host, args.port)
-    return gunicorn_server.serve(lambda: open_app(args, Greenlets), listener, args.workers, args.access_log)
+    return gunicorn_server.serve(
+        open_app=lambda: open_app(args, Greenlets),
+        listener=gunicorn_server.listen(args.host, args.port),
+        workers=args.workers,
+        access_log=args.access_log,
+        before_fork=lambda: import_tensorflow(args),
+    )
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     add, positive_int, positive_float = parser.add_argument, command_line.positive_int, command_line.positive_float
     add("--model_path", default="exports/mnist", help="directory of versions (the newest is served), or one version")
@@ -94,14 +100,14 @@ def parse_arguments(argv):
     add(
         "--postprocess",
         choices=signatures.POSTPROCESS,
-        help="of the output (default: softmax if the export calls it logits)",
+        help="function to apply to the output (default: softmax if it is known to be logits)",
     )
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=command_line.port_number, default=5000, help="port to listen on, 0 for a free one")
     add("--workers", type=positive_int, default=1, help="processes, each with its own model")
     add("--threads", type=positive_int, help="threads of one model call (default: cores / workers)")
     add("--batching", choices=("auto", "on", "off"), default="auto", help="auto: for models whose rows are independent")
-    add("--max_batch_size", type=positive_int, default=32, help="rows of one model call")
+    add("--max_batch_size", type=positive_int, default=32, help="maximum rows of a batch")
     add("--batch_timeout_micros", type=command_line.not_negative_int, default=0, help="wait for a batch to fill, us")
     add("--max_enqueued_batches", type=positive_int, default=10, help="batches that may wait in a worker")
     add("--request_timeout", type=positive_float, default=10.0, help="deadline of a request, s")

@@ -61,7 +61,7 @@ CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
 )
 METHODS = {"predict": predict, "classify": classify.classify}
-# How to open a protocol, its name in the report, and the server's default port.
+# How to open a protocol, its name in the report, and the default port of scripts/serve_tfserving.sh.
 PROTOCOLS = {"grpc": (open_grpc, "gRPC", 9000), "rest": (rest.open_rest, "REST", 8501)}
 
 
@@ -89,7 +89,7 @@ def model_query(args):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     flags.add_flags(parser, port_help="9000, 8501 for REST")
     parser.add_argument("--protocol", choices=sorted(PROTOCOLS), default="grpc", help="gRPC, or JSON over HTTP")
@@ -102,7 +102,7 @@ def parse_arguments(argv):
     parser.add_argument("--output_key", help=f"output with the scores, for predict (default: {OUTPUT_KEY})")
     args = parser.parse_args(argv)
     if args.method == "classify" and (args.input_key or args.output_key):
-        parser.error("--input_key and --output_key are for --method predict; the API names those of classify")
+        parser.error("--input_key and --output_key need --method predict; classify uses fixed names")
     return args
 
 

@@ -90,7 +90,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     command_line.add_data_dir(parser)
     add, positive_int = parser.add_argument, command_line.positive_int
@@ -109,7 +109,7 @@ def parse_arguments(argv):
     add("--augment", action="store_true", help="shift, rotate, zoom and shear the images of every batch at random")
     add("--display_step", type=positive_int, default=200, help="steps between printed lines")
     add("--save_step", type=positive_int, default=200, help="steps between checkpoints")
-    add("--seed", type=command_line.seed, default=0, help="seed of the weights and of the order of the data")
+    add("--seed", type=command_line.seed, default=0, help="seed of initial weights, data order and augmentation")
     add("--init_from", help="checkpoint, or directory of one, whose weights to start from")
     add("--restart", action="store_true", help="delete the run in the checkpoint directory and start over")
     add("--min_accuracy", type=command_line.fraction, default=0.0, help="exit with 1 below this testing accuracy")

@@ -3,7 +3,7 @@
     python -m benchmarks.compare           the servers, over the number of callers: scripts/compare_latency.py
     python -m benchmarks.breakdown         where the time of one request goes, for each server
     python -m benchmarks.choices           what each choice costs: how to call the model, encode, connect, batch
-    python -m benchmarks.batches           images a second over the images in a request
+    python -m benchmarks.batches           images per second over the images in a request
     python -m benchmarks.flask_endpoint    the Flask endpoint against the article's Flask server
     python -m benchmarks.model_server      the model server against the article's Flask server
     python -m benchmarks.training          the article's training recipe against ours

@@ -31,7 +31,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--model_path", default="exports/mnist", help="directory of versions, or one version")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")

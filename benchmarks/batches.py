@@ -1,4 +1,4 @@
-"""Measure images a second for requests of 1 to 512 images, by every route, beside the bare model call: the limit.
+"""Measure images per second for requests of 1 to 512 images, by every route, beside the bare model call: the limit.
 
     python -m benchmarks.batches --data_dir data/mnist --model_path exports/mnist --json reports/batches.json
 
@@ -20,11 +20,11 @@ from rnn_serving import command_line
 SIZES, QUICK_SIZES = [2**power for power in range(10)], [1, 32]
 # Seconds a turn lasts, at least one request long.
 TURN_S, QUICK_TURN_S = 0.25, 0.05
-TITLE = "Images a second by the size of a request"
+TITLE = "Images per second by the size of a request"
 NOTE = (
-    "Images a second of one caller, who encodes a request, waits for its answer and decodes it; in brackets, the share "
-    "of the bare call of the same SavedModel in this process. Medians over the rounds, of the shares too. The Flask "
-    "endpoint runs a large request in batches of 32, its default."
+    "Images per second of one caller, who encodes a request, waits for its answer and decodes it; in brackets, the "
+    "share of the bare call of the same SavedModel in this process. Medians over the rounds, of the shares too. The "
+    "Flask endpoint runs a large request in batches of 32, its default."
 )
 
 
@@ -40,12 +40,12 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     return tables.parse_arguments(argv, __doc__, rounds=3, num_tests=512)
 
 
 def measure(args, routes, answers):
-    """Return {name: {size: images a second, a value for each round}} of the bare model call and every route."""
+    """Return {name: {size: images per second, a value for each round}} of the bare model call and every route."""
     asks = {BARE: ("logits", answers.call_model)}
     asks |= {route.name: (route.kind, lambda images, of=route: of.ask(images)[0]) for route in routes}
     sizes, turn_s = (QUICK_SIZES, QUICK_TURN_S) if args.quick else (SIZES, TURN_S)

@@ -27,7 +27,7 @@ GATEWAY, BEHIND_GATEWAY = "Flask gateway", "rnn_serving.model_server"
 # Pixels.
 PICTURE_WIDTH = 720
 NOTE = (
-    "One caller, one image a request. Means over all requests of all rounds, because means add up. Encode and decode "
+    "One caller, one image per request. Means over all requests of all rounds, because means add up. Encode and decode "
     "are the client's. Model call is what the server's own metrics give for it, of the gateway's those of the model "
     "server behind it; the Flask endpoint's have none, so that it is the bare call of the same SavedModel in this "
     "process, by the same code. Server's own work is the rest of the time that the server's metrics give for a request "
@@ -48,7 +48,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     return tables.parse_arguments(argv, __doc__, rounds=10, num_tests=200)
 
 

@@ -44,7 +44,7 @@ def model_choices(stack, model):
 
 
 def flask_choices(stack, base):
-    """Return the ways to serve one Flask application and to ask it, an image a request."""
+    """Return the ways to serve one Flask application and to ask it, an image per request."""
     urls = {
         how: stack.enter_context(serving(flask_application.serve, how, str(base)))
         for how in (DEVELOPMENT, GUNICORN, GUNICORN_JSON)

@@ -44,7 +44,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     return tables.parse_arguments(argv, __doc__, rounds=7, num_tests=256)
 
 

@@ -47,7 +47,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     command_line.add_data_dir(parser)
     add, positive_int = parser.add_argument, command_line.positive_int
@@ -67,12 +67,12 @@ def measure(pairs, rounds):
     """Return the rows of the table: for each check one for each figure."""
     turns = {(number, who): getattr(pair, who) for number, pair in enumerate(pairs) for who in ("own", "outside")}
     speeds = in_turns(rounds, turns, with_progress=True)
-    return [
-        [pair.server, pair.load, pair.tool, shown, *_compared(own, outside)]
-        for number, pair in enumerate(pairs)
-        for shown, figure in FIGURES
-        for own, outside in [[[getattr(each, figure) for each in speeds[number, who]] for who in ("own", "outside")]]
-    ]
+    rows = []
+    for number, pair in enumerate(pairs):
+        for shown, figure in FIGURES:
+            own, outside = ([getattr(each, figure) for each in speeds[number, who]] for who in ("own", "outside"))
+            rows.append([pair.server, pair.load, pair.tool, shown, *_compared(own, outside)])
+    return rows
 
 
 def _compared(own, outside):

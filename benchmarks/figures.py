@@ -64,5 +64,5 @@ def _row(figure):
 
 
 def _number(value):
-    """Return a number with two decimals, without any from 100 on."""
+    """Return a number with two decimals, or none if it is 100 or more."""
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"

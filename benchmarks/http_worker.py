@@ -46,7 +46,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     figures.add_flags(parser)
     parser.add_argument("--workers", type=command_line.positive_int, default=2, help="workers of each server")

@@ -6,7 +6,7 @@ No TensorFlow: the process sends and keeps bytes only; whoever asked for the loa
 import contextlib
 import multiprocessing
 
-from benchmarks.load_process import Job, obey
+from benchmarks.load_process import Job, run_jobs
 from benchmarks.protocols import TIMEOUT_S
 
 # Seconds that the process may take to start.
@@ -19,7 +19,7 @@ class LoadGenerator:
     def __enter__(self):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=obey, args=(theirs,), daemon=True)
+        self._process = context.Process(target=run_jobs, args=(theirs,), daemon=True)
         self._process.start()
         self._receive(START_LIMIT_S)
         return self
@@ -45,7 +45,7 @@ class LoadGenerator:
         Both use the same connections, which are open when it counts.
 
         Closed loop: `concurrency` callers, each of which sends again as soon as it has its answer. With a `rate`, open
-        loop: that many requests a second arrive at random times (Poisson), or as `arrivals`, one of `ARRIVALS`, says,
+        loop: that many requests per second arrive at random times (Poisson), or as `arrivals`, one of `ARRIVALS`, says,
         and latency counts from when each was due. An answer that takes longer than `timeout_s` is an error. Requests go
         out in order, beginning at index `first`.
         """

@@ -17,8 +17,8 @@ MAX_OPEN = 512
 ERROR_PAUSE_S = 0.01
 # Seconds between looks for answers that take too long. A timer for each request would take longer than sending it.
 LOOK_S = 0.05
-# By name, for a rate, how many seconds after the one before it the n-th request, from 0, is due. Bursts: all requests
-# of a second are due at its beginning.
+# Arrival patterns: each maps (rate, n) to the seconds between request n-1 and request n. Bursts: all requests of a
+# second are due at its beginning.
 ARRIVALS = {
     "poisson": lambda rate, n: random.expovariate(rate),
     "even": lambda rate, n: 1 / rate,
@@ -40,7 +40,7 @@ class RawLoad:
 
     @property
     def throughput_rps(self):
-        """Answers a second."""
+        """Answers per second."""
         return len(self.answered) / self.elapsed_s
 
     @property
@@ -67,7 +67,7 @@ class Job:
     arrivals: str = "poisson"
 
 
-def obey(pipe):
+def run_jobs(pipe):
     """Run, in the process, the loads that come through the pipe."""
     pipe.send("ready")
     with contextlib.suppress(EOFError, KeyboardInterrupt):

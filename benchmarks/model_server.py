@@ -46,7 +46,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     figures.add_flags(parser)
     add, positive_int = parser.add_argument, command_line.positive_int

@@ -36,7 +36,7 @@ class Autocannon:
         self._body = body
 
     def run(self, url, rate, duration_s):
-        """Send `rate` requests a second; return the `Speed`. Raises: UserError if one failed."""
+        """Send `rate` requests per second; return the `Speed`. Raises: UserError if one failed."""
         with tempfile.TemporaryDirectory(prefix="autocannon-") as directory:
             body = Path(directory) / "body"
             body.write_bytes(self._body)
@@ -65,7 +65,7 @@ class H2load:
         return self._run(address, duration_s, "--max-concurrent-streams", str(concurrency))
 
     def run_at(self, address, rate, duration_s):
-        """Send `rate` calls a second at even intervals; return the `Speed`. Raises: UserError if one failed."""
+        """Send `rate` calls per second at even intervals; return the `Speed`. Raises: UserError if one failed."""
         return self._run(address, duration_s, "--max-concurrent-streams", str(MAX_STREAMS), "--rps", str(rate))
 
     def _run(self, address, duration_s, *load):

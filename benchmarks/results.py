@@ -48,7 +48,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     add = parser.add_argument
     add("--report", metavar="FILE", help="latency.json of a full run to keep in docs/results first")

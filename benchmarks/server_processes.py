@@ -36,7 +36,7 @@ def end_on_sigterm():
 class ServerProcess:
     """A server on a free port, run in a `with` whose value is its address; `str()` of it is the command to type."""
 
-    # Where it runs; None: in the directory of this process.
+    # Where it runs; by default in the directory of this process.
     directory = None
 
     def __init__(self, address, shown, command, variables=None):
@@ -80,7 +80,8 @@ class FlaskServer(ServerProcess):
 class ArticleServer(ServerProcess):
     """`benchmarks.article_flask_server`; the address is its URL.
 
-    It has no flag for `threads`, those of a model call; TensorFlow reads them from the environment (None: one a core).
+    It has no flag for `threads`, those of a model call; TensorFlow reads them from the environment. The default is one
+    per core.
     """
 
     directory = ROOT
@@ -105,7 +106,7 @@ class ArticleServer(ServerProcess):
 class TFServing(ServerProcess):
     """`scripts/serve_tfserving.sh` with gRPC and REST; the address is that of gRPC.
 
-    `program` is what it starts: "binary", "docker" or "python" (None: what the machine has).
+    `program` is what it starts: "binary", "docker" or "python" (by default, what the machine has).
     """
 
     def __init__(self, model_base_path, *flags, program=None):
@@ -125,7 +126,7 @@ class TFServing(ServerProcess):
 def running(command, ask, limit_s=START_LIMIT_S, variables=None, directory=None):
     """Run a server's command until the body ends; the body starts once `ask()` raises nothing.
 
-    `variables` are added to its environment; `directory` is where it runs (None: where this process does).
+    `variables` are added to its environment; `directory` is where it runs (by default, where this process does).
     Raises: UserError if the process ends before, or with the last error of `ask` after `limit_s` seconds.
     """
     environment = os.environ | {"PYTHON": sys.executable} | (variables or {})

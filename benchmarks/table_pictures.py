@@ -48,7 +48,7 @@ def _group(group, rows):
 
 
 def batches(table):
-    """Return a line for each route, images a second over the images a request, and the limit of the bare call."""
+    """Return a line for each route, images per second over the images per request, and the limit of the bare call."""
     plt = plots.pyplot()
     sizes = [row[0] for row in table["rows"]]
     with plt.rc_context(plots.svg_settings("batches", size=9)):
@@ -60,7 +60,7 @@ def batches(table):
             colour, look = (plots.INK, "--") if name == BARE else (plots.SERIES.format(number), style.line)
             axis.plot(sizes, rates, look, color=colour, linewidth=1.6, marker="" if name == BARE else style.marker)
             ends.append((sizes[-1], rates[-1], "bare call" if name == BARE else style.short, colour))
-        axis.set(xlabel="images a request", ylabel="images a second")
+        axis.set(xlabel="images per request", ylabel="images per second")
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, list(map(str, sizes)))
         axis.minorticks_off()

@@ -13,7 +13,7 @@ QUICK_ROUNDS, QUICK_NUM_TESTS = 2, 20
 
 
 def parse_arguments(argv, doc, rounds, num_tests):
-    """Return the parsed flags of a benchmark with a docstring and defaults; a wrong one ends it with status 2."""
+    """Return the parsed flags of a benchmark with a docstring and defaults; exit with status 2 if one is invalid."""
     parser = command_line.parser(doc)
     command_line.add_data_dir(parser)
     add, positive_int = parser.add_argument, command_line.positive_int

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from benchmarks import conditions
 from benchmarks.recipe_run import ARTICLE, QUICK_DIVISOR, RECIPES, RecipeRun
-from benchmarks.training_results import aims_table, judge, plot, runs_table
+from benchmarks.training_results import aims_table, evaluate_aims, plot, runs_table
 from rnn_serving import command_line, dataset, files
 
 QUICK_EVALUATIONS = 5
@@ -25,7 +25,7 @@ def main(argv=None):
     described = describe_training(args, data)
     runs = [RecipeRun(name, seed, args, data) for name, seed in chosen_runs(args)]
     take_turns(runs, args.evaluations)
-    aims = judge(runs)
+    aims = evaluate_aims(runs)
     print(about_training(described), runs_table(runs), aims_table(aims), sep="\n\n")
     plot(runs, args.plot)
     if args.json:
@@ -34,7 +34,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     command_line.add_data_dir(parser)
     add, positive_int = parser.add_argument, command_line.positive_int

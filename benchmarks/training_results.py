@@ -17,7 +17,7 @@ ACCURACY_TICKS = (10, 50, 70, 80, 90.6, 95, 98.5, 99, 99.3, 99.5, 99.9)
 TEXT = 11
 
 
-def judge(runs):
+def evaluate_aims(runs):
     """Return the aims of the recipes that ran, each with whether it is met; a value of None means never."""
     of = {name: [run for run in runs if run.name == name] for name in RECIPES}
     aims = time_aims(of[ARTICLE][0], of[DEFAULT]) if of[ARTICLE] and of[DEFAULT] else []

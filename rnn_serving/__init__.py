@@ -1,4 +1,4 @@
-"""What two or more of the steps at the root share."""
+"""Library code of the scripts in the repository's root."""
 
 from rnn_serving import bare_process
 

@@ -23,11 +23,11 @@ def join(host, port):
 
 def reachable(host):
     """Return a host that a client can connect to: the loopback address for one that stands for all addresses."""
-    address = _ip_address(bare_host(host))
+    address = ip_address(bare_host(host))
     return _LOOPBACK[address.version] if address and address.is_unspecified else host
 
 
-def listens_on(host):
+def wildcard_note(host):
     """Return what to print after the address of a server that listens on all addresses, otherwise ""."""
     return f" (listening on all addresses, {bare_host(host)})" if reachable(host) != host else ""
 
@@ -38,11 +38,11 @@ def split_address(text):
     Raises: argparse.ArgumentTypeError for other text.
     """
     address = text.split("://", 1)[-1].rstrip("/")
-    if _is_ipv6(address):
+    if is_ipv6(address):
         return address, None
     match = _ADDRESS.fullmatch(address)
     port = match and match["port"] and int(match["port"])
-    if not match or (match["ipv6"] and not _is_ipv6(match["ipv6"])) or (port or 0) > 65535:
+    if not match or (match["ipv6"] and not is_ipv6(match["ipv6"])) or (port or 0) > 65535:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not the address of a server; expected a host with or without http:// and port, "
             "such as 127.0.0.1, ::1 or http://[::1]:5000/"
@@ -57,7 +57,7 @@ def host_and_port(text):
     """
     host, port = split_address(text)
     if port is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT; expected such as 127.0.0.1:9000 or [::1]:9000")
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT; expected both, as in 127.0.0.1:9000")
     return join(reachable(host), port)
 
 
@@ -82,11 +82,12 @@ def listen(host, port, backlog):
         raise OSError(error.errno, os.strerror(error.errno)) from error
 
 
-def _is_ipv6(text):
-    return getattr(_ip_address(text), "version", None) == 6
+def is_ipv6(text):
+    """Return whether a text is an IPv6 address, without brackets."""
+    return getattr(ip_address(text), "version", None) == 6
 
 
-def _ip_address(text):
+def ip_address(text):
     """Return a text as an address, None if it is a name."""
     try:
         return ipaddress.ip_address(text)

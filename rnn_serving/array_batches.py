@@ -1,4 +1,4 @@
-"""Join the arrays of several requests into one batch, and split the batch's outputs again."""
+"""Join the arrays of several requests into one batch, split the batch's outputs again, and make arrays of strings."""
 
 import numpy as np
 
@@ -11,6 +11,11 @@ def join(batches):
     if len(batches) == 1:
         return batches[0]
     return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def object_array(elements):
+    """Return strings as an array of objects (N,)."""
+    return np.array([*elements, None], object)[:-1]  # the extra element keeps NumPy from inspecting the strings
 
 
 def split(outputs, sizes):

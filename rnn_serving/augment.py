@@ -7,7 +7,7 @@ import numpy as np
 from rnn_serving.dataset import IMAGE_SIZE
 from rnn_serving.quiet_tensorflow import tf
 
-# The largest changes: pixels, degrees, and shares of an image's size and of its slant.
+# Maximum shift in pixels, rotation in degrees, relative zoom, and shear factor.
 MAX_SHIFT, MAX_ROTATION, MAX_ZOOM, MAX_SHEAR = 2.0, 10.0, 0.1, 0.1
 
 

@@ -1,4 +1,4 @@
-"""Supply what a process lacks that cron, a daemon or a read-only container starts: standard streams, and /tmp."""
+"""Provide standard streams and a temporary directory where cron, a daemon or a read-only container provides none."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Batches of training images in an order that the seed decides, from a position that a checkpoint can hold."""
+"""Seeded, resumable batches of training images."""
 
 import functools
 

@@ -173,12 +173,13 @@ class Batcher:
         self.max_batch_size = max_batch_size
         self._slots = slots or Slots(1)
         self._lock = threading.Lock()
-        self._batches, self._has_leader, self._filling = deque(), False, None
+        self._batches, self._has_leader, self._waiting_leader = deque(), False, None
 
     def submit(self, item, size=1, deadline=None):
         """Return the result for one item of `size` rows, at most `max_batch_size`; the thread waits.
 
-        `deadline` is a time of `time.monotonic()`. Raises: QueueFullError at once, ExpiredError, or what `run` raises.
+        `deadline` is a `time.monotonic()` timestamp.
+        Raises: QueueFullError at once, ExpiredError, or what `run` raises.
         """
         request = QueuedRequest(ThreadCaller(), item, size, deadline)
         self._enqueue(request)
@@ -208,8 +209,8 @@ class Batcher:
             batch = self._batches[-1]
             batch.requests.append(request)
             batch.size += request.size
-            if self._filling and self._is_first_full():
-                self._filling.caller.wake()
+            if self._waiting_leader and self._is_first_full():
+                self._waiting_leader.caller.wake()
             if self._has_leader:
                 return False
             self._has_leader = request.leads = True
@@ -227,7 +228,7 @@ class Batcher:
         """Wait until the first batch is full or due."""
         while True:
             with self._lock:
-                self._filling = leader
+                self._waiting_leader = leader
                 remaining_s = self._batches[0].opened + self._timeout_s - time.monotonic()
                 if remaining_s <= 0 or self._is_first_full():
                     return
@@ -239,7 +240,7 @@ class Batcher:
             self._slots.when_free(leader.caller.wake)
             leader.caller.wait()
         with self._lock:
-            requests, self._filling = self._batches.popleft().requests, None
+            requests, self._waiting_leader = self._batches.popleft().requests, None
         self._slots.when_free(self._pass_on)
         try:
             self._answer(requests)

@@ -22,7 +22,7 @@ class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or of another model."""
 
 
-def latest(path):
+def find(path):
     """Return the prefix of the newest checkpoint in a directory, or `path` itself if it is a prefix.
 
     Raises: CheckpointError if there is none.
@@ -31,7 +31,7 @@ def latest(path):
         return str(path)
     prefix = newest(path)
     if prefix is None:
-        raise CheckpointError(f"{path}: no checkpoint; expected one that train_lstm.py wrote (--checkpoint_dir)")
+        raise CheckpointError(f"{path}: no checkpoint; expected one that train_lstm.py wrote")
     return prefix
 
 
@@ -76,8 +76,8 @@ def restore(model, prefix):
     # Compared by shape: a checkpoint names variables by attribute, the model as its author likes, if at all.
     found, expected = variables(prefix), [(variable.name, list(variable.shape)) for variable in model.variables]
     mismatch = CheckpointError(
-        f"{prefix}: another model, with variables {list_others(found, expected)}; "
-        f"expected {list_others(expected, found)}, as rnn_serving/model.py and its flags make them"
+        f"{prefix}: another model, with variables {format_unmatched(found, expected)}; "
+        f"expected {format_unmatched(expected, found)}, as rnn_serving/model.py and its flags make them"
     )
     if not have_same_shapes(found, expected):
         raise mismatch
@@ -120,8 +120,8 @@ def have_same_shapes(variables, others):
     return sorted(shape for _, shape in variables) == sorted(shape for _, shape in others)
 
 
-def list_others(variables, others):
-    """Return a text with the variables whose shape no other one has, or with all if there is none."""
+def format_unmatched(variables, others):
+    """Return a text with the variables whose shape is not among those of `others`, or all if every shape is."""
     shapes = [shape for _, shape in others]
     different = [each for each in variables if each[1] not in shapes] or variables
     return ", ".join(f"{name.removesuffix(':0')} {shape}" for name, shape in sorted(different)) or "none"

@@ -16,7 +16,7 @@ BOX_SIZE = 20
 NUM_TEST = 360
 
 
-def like_mnist(digit):
+def to_mnist_format(digit):
     """Return a digit, float (8, 8) with 16 as full ink, in the form of MNIST: uint8 (28, 28)."""
     from scipy import ndimage
 
@@ -41,7 +41,7 @@ def load_digits():
     from sklearn import datasets, model_selection
 
     digits = datasets.load_digits()
-    images = np.stack([like_mnist(digit) for digit in digits.images])
+    images = np.stack([to_mnist_format(digit) for digit in digits.images])
     labels = digits.target.astype(np.uint8)
     train_images, test_images, train_labels, test_labels = model_selection.train_test_split(
         images, labels, test_size=NUM_TEST, stratify=labels, random_state=0

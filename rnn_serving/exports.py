@@ -13,6 +13,7 @@ from rnn_serving.command_line import UserError
 SAVED_MODEL_FILE = "saved_model.pb"
 SAVED_MODEL_FILES = (SAVED_MODEL_FILE, "saved_model.pbtxt")
 PROVENANCE_FILE = "assets.extra/model.json"
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 
 
 _URI = re.compile(r"([a-zA-Z][0-9a-zA-Z.]*)://([^/]*)(.*)", re.DOTALL)
@@ -87,22 +88,21 @@ def newest(path):
 
 
 def next_version(base):
-    """Return the number after the highest version directory under `base`, complete or not; 1 without any."""
+    """Return the number after the highest version directory under `base`, complete or not; 1 if there is none."""
     children = Path(base).iterdir() if Path(base).is_dir() else ()
     return max((version_number(path) or 0 for path in children), default=0) + 1
 
 
-def free_version(base, version=None, overwrite=False):
-    """Return the version number to publish: `version`, or the next one if it is None.
+def check_version_free(base, version=None, overwrite=False):
+    """Raise ExportError if a version exists and may not be replaced, or if `base` is not a directory.
 
-    Raises: ExportError if the version exists and may not be replaced, or if `base` is not a directory.
+    A `version` of None, which stands for the next free one, always passes.
     """
     if Path(base).exists() and not Path(base).is_dir():
         raise ExportError(f"{base} is a file; expected a directory of versions, existing or new")
-    target = Path(base) / str(version or next_version(base))
-    if target.exists() and not overwrite:
+    target = Path(base) / str(version)
+    if version and target.exists() and not overwrite:
         raise _exists(target)
-    return int(target.name)
 
 
 @contextlib.contextmanager

@@ -20,5 +20,5 @@ def decode_base64(text):
     if padding and padding != -len(digits) % 4:
         raise ValueError(f"{padding} characters of padding; expected {-len(digits) % 4}, or none")
     if len(digits) % 4 == 1:
-        raise ValueError(f"{len(digits)} characters; expected a multiple of 4, 1 to 3 bytes for each")
+        raise ValueError(f"{len(digits)} characters, 1 more than a multiple of 4; expected 0, 2 or 3 more")
     return base64.b64decode(digits + "=" * (-len(digits) % 4))

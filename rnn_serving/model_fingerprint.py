@@ -27,7 +27,7 @@ def describe(model):
 
 
 def was_edited(before, now):
-    """Return whether two descriptions show that the model's code computes something else (False: or not known)."""
+    """Return whether two descriptions show that the model's code changed; False if they are not comparable."""
     return bool(before) and before["tensorflow"] == now["tensorflow"] and before["graph"] != now["graph"]
 
 

@@ -34,7 +34,7 @@ def names():
 def add_flags(parser):
     """Add a flag for each constructor argument of the model."""
     for name, parameter in _parameters().items():
-        kind, text = _kind_and_help(parameter)
+        kind, text = _kind_and_help(name, parameter)
         is_required = parameter.default is parameter.empty
         options = {"required": True} if is_required else {"default": parameter.default}
         if kind is bool:
@@ -46,13 +46,13 @@ def add_flags(parser):
         parser.add_argument(f"--{name}", help=text, **options)
 
 
-def _kind_and_help(parameter):
+def _kind_and_help(name, parameter):
     """Return the type and the help text of a constructor argument."""
     if get_origin(parameter.annotation) is Annotated:
         return get_args(parameter.annotation)[:2]
     if parameter.annotation is not parameter.empty:
-        return parameter.annotation, "of the model"
-    return type(parameter.default), "of the model"
+        return parameter.annotation, f"model argument {name}"
+    return type(parameter.default), f"model argument {name}"
 
 
 def create_model(flags):

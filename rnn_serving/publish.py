@@ -17,7 +17,6 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 MAX_DIFFERENCE = 1e-5
 # Rows of the check that rows are independent, and the differences that a batch makes to the rounding of float32.
 CHECKED_ROWS, ROW_TOLERANCE = 16, {"rtol": 1e-4, "atol": 1e-5}
-WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 # One image from a client, and the sizes that batching makes: the first request of a new shape is the slow one.
 # Not more: a server that batches refuses to load a version whose warm-up is larger than its max_batch_size.
 WARMUP_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
@@ -33,7 +32,7 @@ class ExampleInputs:
 
 
 def add_flags(parser, base_path=None):
-    """Add the flags of every exporter; `base_path` is the default directory of versions, None: after the data set."""
+    """Add the flags of every exporter; `base_path` is the default directory of versions, by default the data set's."""
     text = "directory of the model's versions" + ("" if base_path else " (default: exports/<name of the data set>)")
     parser.add_argument("--export_base_path", default=base_path, help=text)
     parser.add_argument(
@@ -42,68 +41,56 @@ def add_flags(parser, base_path=None):
     parser.add_argument("--overwrite", action="store_true", help="replace the version if it exists")
 
 
-def publish(base_path, version, origin, examples=(), warmup=(), overwrite=False):
-    """Return a `Publication` of `<base_path>/<version>`, or of the next free version if `version` is None.
-
-    `origin` is a dict that says where the model comes from. `examples` are the `ExampleInputs` by which the signatures
-    are shown to treat rows independently, which lets an endpoint batch them. `warmup` are the PredictionLogs that a
-    server sends before the version goes live.
-    """
-    return Publication(Path(base_path), version, origin, examples, warmup, overwrite)
-
-
+@dataclass
 class Publication:
-    """A version to be published: in a `with`, fill and check the staging directory that is its value.
+    """A version that is being published: `staging`, a directory to fill, and once it is published its `directory`."""
 
-    `directory` is the version's once it is published. If the body raises, nothing is published.
+    staging: Path
+    directory: Path | None = None
+
+
+@contextlib.contextmanager
+def publish(base_path, version, origin, examples=(), warmup=(), overwrite=False):
+    """Yield a `Publication` and, on success, publish its staging directory as `<base_path>/<version>`.
+
+    `version` may be None for the next free one. `origin` is a dict that says where the model comes from. `examples` are
+    the `ExampleInputs` by which the signatures are shown to treat rows independently, which lets an endpoint batch
+    them. `warmup` are the PredictionLogs that a server sends before the version goes live.
     Raises: UserError if the version exists or cannot be written.
     """
+    base_path = Path(base_path)
+    exports.check_version_free(base_path, version, overwrite)
+    with exports.temporary_directory(base_path) as staging:
+        publication = Publication(staging)
+        try:
+            yield publication
+            write_warmup_requests(staging, model_name(base_path), warmup)
+            origin = origin | {"signatures": describe_signatures(staging, examples)}
+            publication.directory = _put_in_place(staging, base_path, version, origin, overwrite)
+        except (tf.errors.OpError, OSError) as error:
+            raise UserError(
+                f"{staging}: {error_reason(error)}; expected to write an export there, nothing is published"
+            ) from error
 
-    directory = None
 
-    def __init__(self, base_path, version, origin, examples, warmup, overwrite):
-        self._base_path, self._version, self._overwrite = base_path, version, overwrite
-        self._origin, self._examples, self._warmup = origin, examples, warmup
-        self._steps = self._publish()
-
-    def __enter__(self):
-        return self._steps.__enter__()
-
-    def __exit__(self, *error):
-        return self._steps.__exit__(*error)
-
-    @contextlib.contextmanager
-    def _publish(self):
-        exports.free_version(self._base_path, self._version, self._overwrite)
-        with exports.temporary_directory(self._base_path) as staging:
-            try:
-                yield staging
-                write_warmup_requests(staging, model_name(self._base_path), self._warmup)
-                origin = self._origin | {"signatures": describe_signatures(staging, self._examples)}
-                self.directory = self._put_in_place(staging, origin)
-            except (tf.errors.OpError, OSError) as error:
-                raise UserError(
-                    f"{staging}: {error_reason(error)}; expected to write an export there, nothing is published"
-                ) from error
-
-    def _put_in_place(self, staging, origin):
-        """Rename the staging directory to the version, which is the first free one at this moment if none is given."""
-        while True:
-            target = self._base_path / str(self._version or exports.next_version(self._base_path))
-            write_provenance(staging, model_name(self._base_path), int(target.name), origin)
-            try:
-                exports.put_in_place(staging, target, bool(self._version) and self._overwrite)
-                return target
-            except exports.VersionExistsError:
-                if self._version:
-                    raise
+def _put_in_place(staging, base_path, version, origin, overwrite):
+    """Rename the staging directory to the version, or to the first one that is free at this moment if it is None."""
+    while True:
+        target = base_path / str(version or exports.next_version(base_path))
+        write_provenance(staging, model_name(base_path), int(target.name), origin)
+        try:
+            exports.put_in_place(staging, target, bool(version) and overwrite)
+            return target
+        except exports.VersionExistsError:
+            if version:
+                raise
 
 
 def write_warmup_requests(directory, name, logs):
     """Write the requests, PredictionLogs, that TensorFlow Serving sends to a version of model `name` first."""
     if not logs:
         return
-    path = Path(directory) / WARMUP_FILE
+    path = Path(directory) / exports.WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as records:
         for log in logs:

@@ -49,7 +49,7 @@ class Signature:
         return self._missing
 
     def __call__(self, inputs, output_keys=None, timeout_s=None):
-        """Return {key: array} of the outputs `output_keys` (None: all) from {key: array} of all inputs.
+        """Return {key: array} of the outputs `output_keys`, by default all, from {key: array} of all inputs.
 
         Calls TensorFlow's C API directly, as the C++ server does: the ops check shapes and dtypes, nothing compares
         them with the signature, and the error messages are TensorFlow's own.

@@ -11,7 +11,7 @@ COLUMNS = ("step", "loss", "training_accuracy", "learning_rate", "seconds", "tes
 
 
 def read(path, last_step):
-    """Return the rows of a history up to a step; later ones were lost with the checkpoint they led up to.
+    """Return the rows of a history up to a step; training repeats the steps after it, so later rows are dropped.
 
     Raises: UserError if the file is damaged.
     """

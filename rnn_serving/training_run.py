@@ -21,8 +21,8 @@ from rnn_serving.model import INPUT_SPEC
 from rnn_serving.quiet_tensorflow import tf
 
 HISTORY_FILE, PLOT_FILE = "history.csv", "training.png"
-# The history has the accuracy on the first so many test images, whenever so many times as many have been trained on:
-# more often would take more than 2 % of the time.
+# The history records the accuracy on the first TEST_IMAGES test images each time TRAINED_PER_TESTED times as many
+# training images have been used; testing more often would take over 2 % of the time.
 TEST_IMAGES, TRAINED_PER_TESTED = 1000, 20
 
 
@@ -137,7 +137,7 @@ class TrainingRun:
                 raise checkpoint.unreadable(last, error) from error
             print(f"{self._directory}: resuming from step {self._step.numpy()} of {self._args.training_steps}")
         elif self._args.init_from:
-            checkpoint.restore(self._model, checkpoint.latest(self._args.init_from))
+            checkpoint.restore(self._model, checkpoint.find(self._args.init_from))
         self._history = training_history.read(self._directory / HISTORY_FILE, int(self._step.numpy()))
 
     def _save(self, step):
@@ -176,7 +176,7 @@ def _locked(directory):
 def _check_init_from(init_from, directory):
     """Raise UserError if a restart would delete what the new run starts from, or if that does not exist."""
     if init_from:
-        prefix = Path(checkpoint.latest(init_from))
+        prefix = Path(checkpoint.find(init_from))
         if prefix.parent.resolve() == directory.resolve():
             raise UserError(f"--init_from {init_from} is what --restart deletes; expected another directory")
 
@@ -222,22 +222,24 @@ def _differences(found, asked):
     names = ("training_steps", "batch_size", "learning_rate", "schedule", "optimizer", *model_flags.names())
     before = {"augment": False} | found["flags"]  # a run.json may be older than the flag
     differences = [
-        f"--{name} {before.get(name)} (asked: {asked['flags'][name]})"
+        f"--{name} {before.get(name)} (requested: {asked['flags'][name]})"
         for name in (*names, "augment", "seed", "init_from")
         if before.get(name) != asked["flags"][name]
     ]
     if found["dataset"]["hash"] != asked["dataset"]["hash"]:
-        differences.append(f"other data: {found['dataset']['name']} (asked: {asked['dataset']['name']}, by content)")
+        differences.append(
+            f"other data: {found['dataset']['name']} (requested: {asked['dataset']['name']}, by content)"
+        )
     return differences
 
 
 def _model_differences(directory, found, asked):
-    """Describe how the model of a run differs from the one asked for; without an entry, its checkpoint tells."""
+    """Describe how the model of a run differs from the requested one; a run.json without a model: by the checkpoint."""
     last, expected = checkpoint.newest(directory), asked["variables"]
     variables = found["variables"] if found else checkpoint.variables(last) if last else expected
     if not checkpoint.have_same_shapes(variables, expected):
-        before, now = checkpoint.list_others(variables, expected), checkpoint.list_others(expected, variables)
-        return [f"another model, with variables {before} (asked: {now})"]
+        before, now = checkpoint.format_unmatched(variables, expected), checkpoint.format_unmatched(expected, variables)
+        return [f"another model, with variables {before} (requested: {now})"]
     if model_fingerprint.was_edited(found, asked):
         return [f"another model: {found['class']}, before rnn_serving/model.py was edited"]
     return []

@@ -29,8 +29,8 @@ add_mount() {
     mounted+=("$1")
 }
 
-# Mount the file of the flag with that index. An editor replaces a file, but a mounted one stays what it was: of a file
-# that is polled, the directory is mounted.
+# Mount the file of the flag with that index. Editors replace files, and a bind-mounted file would keep its old content.
+# So mount the directory of a polled file.
 mount_file_of() {
     local name=${flags[$1]%%=*} file=${flags[$1]#*=}
     [ -f "$file" ] || fail "$name=$file: no such file; expected one to mount into the container"
@@ -59,7 +59,7 @@ mount_models_of() {
     local path
     [ -f "$1" ] || return 0
     while IFS= read -r path; do
-        # A relative one is refused by the server, in words of its own.
+        # The server rejects a relative one with its own message.
         [[ ${path#file://} == /* ]] || continue
         [ -d "${path#file://}" ] ||
             fail "$1: base_path $path: no such directory; expected one to mount into the container"

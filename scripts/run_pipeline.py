@@ -48,7 +48,7 @@ def main(argv=None):
 
 
 def reports_directory(directory):
-    """Return where the quick comparison goes: beside the report in `directory` if that is of a longer one."""
+    """Return `directory`, or its subdirectory `quick` if `directory` holds a longer comparison."""
     try:
         report = json.loads(Path(directory, "latency.json").read_text(encoding="utf-8"))
         measured = {"concurrency": report["concurrencies"], "rate": report["rates_rps"], "rounds": report["rounds"]}
@@ -90,7 +90,7 @@ def serve_and_compare(args, data):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     command_line.add_data_dir(parser)
     parser.add_argument("--checkpoint_dir", help="where checkpoints go (default: checkpoints/<name of the data set>)")
@@ -104,7 +104,7 @@ def parse_arguments(argv):
     parser.add_argument(
         "--duration",
         type=command_line.positive_float,
-        help="seconds of a turn of the comparison (default: 30 s in all)",
+        help="seconds of each turn of the comparison (default: chosen so that all turns take 30 s)",
     )
     return parser.parse_args(argv)
 
@@ -116,7 +116,7 @@ def data_set(directory):
     try:
         if not network_answers():
             raise NoNetworkError("none of its mirrors answers")
-        say(f"python -m rnn_serving.dataset {directory}")
+        print_command(f"python -m rnn_serving.dataset {directory}")
         dataset.download(directory)
         return directory
     except NoNetworkError as error:
@@ -150,7 +150,7 @@ def network_answers(mirrors=dataset.MNIST_MIRRORS, limit_s=NETWORK_LIMIT_S):
 
 def announced(server):
     """Return a `ServerProcess`, to be run in a `with`, after printing its command."""
-    say(f"{server} &")
+    print_command(f"{server} &")
     return server
 
 
@@ -160,14 +160,14 @@ def run(script, *flags):
     Raises: UserError if its exit status is not 0.
     """
     arguments = [script, *map(str, flags)]
-    say(shlex.join(["python", *arguments]))
+    print_command(shlex.join(["python", *arguments]))
     status = subprocess.run([sys.executable, *arguments], check=False).returncode
     if status:
         raise UserError(f"{script} ended with status {status}; expected 0")
 
 
-def say(command):
-    """Print the command of a step."""
+def print_command(command):
+    """Print the command of a step, as a shell would show it."""
     print(f"\n$ {command}", flush=True)
 
 

@@ -111,7 +111,7 @@ case $choice in
         ;;
     python)
         python=${PYTHON:-$(CDPATH='' cd -- "$(dirname "$0")/.." && pwd)/.venv/bin/python}
-        command -v "$python" >/dev/null || fail "no $python; expected an environment, which ./scripts/test.sh creates"
+        command -v "$python" >/dev/null || fail "no $python; expected an environment, which ./scripts/setup.sh creates"
         command=("$python" -m rnn_serving.model_server)
         [ -z "$host" ] || flags+=("--host=$host")
         ;;

@@ -74,13 +74,13 @@ def test_an_address_with_a_port_is_what_grpc_and_urls_take():
 )
 def test_an_address_that_stands_for_all_is_printed_as_one_that_can_be_reached(host, reachable):
     assert addresses.reachable(host) == reachable
-    assert "listening on all addresses" in addresses.listens_on(host)
+    assert "listening on all addresses" in addresses.wildcard_note(host)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "[::1]", "localhost", "10.0.0.0"])
 def test_any_other_address_is_printed_as_it_is(host):
     assert addresses.reachable(host) == host
-    assert addresses.listens_on(host) == ""
+    assert addresses.wildcard_note(host) == ""
 
 
 def answers(host, port):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import random_split, run_script
 
-from rnn_serving import dataset
+from rnn_serving import dataset, idx_files, mnist_download
 from rnn_serving.dataset import DatasetError
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
@@ -106,7 +106,7 @@ def test_a_file_where_the_directory_should_be_is_an_error(tmp_path):
 def test_more_test_images_than_the_data_set_has_is_an_error(directory):
     assert len(dataset.load_test_images(directory)) == 10
     assert len(dataset.load_test_images(directory, 3)) == 3
-    with pytest.raises(DatasetError, match="has 10 test images"):
+    with pytest.raises(DatasetError, match="has only 10 test images"):
         dataset.load_test_images(directory, 11)
 
 
@@ -166,7 +166,7 @@ def good_mirror():
 @pytest.fixture
 def short_timeout(monkeypatch):
     """Make a mirror that hangs count as unreachable after half a second."""
-    monkeypatch.setattr(dataset, "MIRROR_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(mnist_download, "MIRROR_TIMEOUT_S", 0.5)
 
 
 BAD_MIRRORS = {
@@ -359,7 +359,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, is_new):
     if not is_new:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "notes.txt").write_text("mine")
-    monkeypatch.setattr(dataset.files, "write_bytes", fill)
+    monkeypatch.setattr(idx_files.files, "write_bytes", fill)
     with pytest.raises(DatasetError, match="mine: No space left on device; expected to write a data set there"):
         dataset.write_dataset(tmp_path / "mine", random_split(20), random_split(10))
     assert [path.name for path in tmp_path.glob("mine/*")] == ([] if is_new else ["notes.txt"])

@@ -52,7 +52,7 @@ def test_the_export_holds_no_optimizer_state(export_base, checkpoint_dir):
         *("lstm/bias", "lstm/kernel", "lstm/recurrent_kernel"),
         *("output_layer/biases", "output_layer/weights"),
     ]
-    prefix = checkpoint.latest(checkpoint_dir)
+    prefix = checkpoint.find(checkpoint_dir)
     assert exports.directory_size(export_base / "1" / "variables") < export_savedmodel.checkpoint_size(prefix) / 2
 
 
@@ -81,7 +81,7 @@ def test_warm_up_requests_are_predict_logs_of_several_batch_sizes(export_base):
 def test_it_loads_as_a_tf2_saved_model_too(export_base, checkpoint_dir, test_images):
     images = test_images.images[:5]
     loaded = tf.saved_model.load(str(export_base / "1")).signatures["serving_default"]
-    expected, _ = checkpoint.load_model(checkpoint.latest(checkpoint_dir))(tf.constant(images))
+    expected, _ = checkpoint.load_model(checkpoint.find(checkpoint_dir))(tf.constant(images))
     np.testing.assert_allclose(loaded(tf.constant(images))["y_output"], expected, atol=1e-5)
 
 

@@ -86,15 +86,15 @@ def test_the_slower_of_two_that_publish_the_same_version_fails(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_free_version_rejects_a_taken_number_before_any_work_is_done(tmp_path):
+def test_a_taken_number_is_rejected_before_any_work_is_done(tmp_path):
     make_version(tmp_path, "1")
-    assert exports.free_version(tmp_path) == 2
-    assert exports.free_version(tmp_path, 7) == 7
-    assert exports.free_version(tmp_path, 1, overwrite=True) == 1
+    exports.check_version_free(tmp_path)
+    exports.check_version_free(tmp_path, 7)
+    exports.check_version_free(tmp_path, 1, overwrite=True)
     with pytest.raises(ExportError, match="1 exists; expected a new --model_version, or --overwrite"):
-        exports.free_version(tmp_path, 1)
+        exports.check_version_free(tmp_path, 1)
     with pytest.raises(ExportError, match="is a file; expected a directory of versions"):
-        exports.free_version(tmp_path / "1" / "saved_model.pb")
+        exports.check_version_free(tmp_path / "1" / "saved_model.pb")
 
 
 def test_of_two_names_for_a_number_the_last_counts(tmp_path):

@@ -40,7 +40,7 @@ def test_the_host_may_start_with_http_and_images_may_be_batched(flask_url, data_
 
 
 def test_more_images_than_the_data_set_has_is_an_error(flask_url, data_dir):
-    with pytest.raises(UserError, match="has 360 test images"):
+    with pytest.raises(UserError, match="has only 360 test images"):
         client(flask_url, data_dir, "--num_tests", "361")
 
 

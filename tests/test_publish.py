@@ -26,12 +26,10 @@ def recorded_versions(base):
 
 
 def test_the_next_version_is_the_one_that_is_free_when_it_is_published(tmp_path):
-    slow = publish.publish(tmp_path / "m", None, {})
-    with slow as staging:
-        write_model(staging)
-        quick = publish.publish(tmp_path / "m", None, {})
-        with quick as other:
-            write_model(other)
+    with publish.publish(tmp_path / "m", None, {}) as slow:
+        write_model(slow.staging)
+        with publish.publish(tmp_path / "m", None, {}) as quick:
+            write_model(quick.staging)
     assert (quick.directory.name, slow.directory.name) == ("1", "2")
     assert recorded_versions(tmp_path / "m") == {1: 1, 2: 2}
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["1", "2"]
@@ -42,8 +40,8 @@ def test_of_several_at_once_each_takes_a_number(tmp_path):
 
     def run():
         try:
-            with publish.publish(tmp_path / "m", None, {}) as staging:
-                (staging / "saved_model.pb").write_bytes(b"")
+            with publish.publish(tmp_path / "m", None, {}) as version:
+                (version.staging / "saved_model.pb").write_bytes(b"")
                 ready.wait(60)
         except Exception as error:
             failures.append(error)
@@ -63,8 +61,8 @@ def test_of_several_at_once_each_takes_a_number(tmp_path):
 
 @pytest.mark.parametrize("taken", ["3", "0003"])
 def test_a_number_that_is_there_is_passed_over(tmp_path, taken):
-    with publish.publish(tmp_path / "m", None, {}) as staging:
-        write_model(staging)
+    with publish.publish(tmp_path / "m", None, {}) as version:
+        write_model(version.staging)
         (tmp_path / "m" / taken).mkdir()
     assert list(exports.versions(tmp_path / "m")) == [4]
 
@@ -72,18 +70,18 @@ def test_a_number_that_is_there_is_passed_over(tmp_path, taken):
 def test_of_two_with_the_same_given_number_the_second_fails(tmp_path):
     with pytest.raises(UserError, match="7 exists; expected a new --model_version"):
         with publish.publish(tmp_path / "m", 7, {}) as slow:
-            write_model(slow)
+            write_model(slow.staging)
             with publish.publish(tmp_path / "m", 7, {"who": "quick"}) as quick:
-                write_model(quick)
+                write_model(quick.staging)
     assert json.loads((tmp_path / "m" / "7" / exports.PROVENANCE_FILE).read_text())["who"] == "quick"
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["7"]
 
 
 def test_overwrite_does_not_replace_the_version_of_another(tmp_path):
     with publish.publish(tmp_path / "m", None, {}, overwrite=True) as slow:
-        write_model(slow)
+        write_model(slow.staging)
         with publish.publish(tmp_path / "m", None, {}, overwrite=True) as quick:
-            write_model(quick)
+            write_model(quick.staging)
     assert list(exports.versions(tmp_path / "m")) == [1, 2]
 
 

@@ -40,7 +40,7 @@ def trained(trained_once, tmp_path):
 
 
 def weights(directory):
-    reader = tf.train.load_checkpoint(checkpoint.latest(directory))
+    reader = tf.train.load_checkpoint(checkpoint.find(directory))
     names = sorted(name for name in reader.get_variable_to_shape_map() if name.startswith(("model/", "optimizer/")))
     return {name: reader.get_tensor(name) for name in names}
 
@@ -70,7 +70,7 @@ def test_training_learns(checkpoint_dir):
 
 def test_a_checkpoint_holds_model_optimizer_step_and_data_position(data_dir, tmp_path):
     train(data_dir, tmp_path)
-    names = tf.train.load_checkpoint(checkpoint.latest(tmp_path)).get_variable_to_shape_map()
+    names = tf.train.load_checkpoint(checkpoint.find(tmp_path)).get_variable_to_shape_map()
     for part in ("model/kernel", "model/output_weights", "optimizer/_variables/8", "step", "images_drawn"):
         assert any(name.startswith(part) for name in names), part
 
@@ -107,17 +107,17 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(
 
 def test_a_finished_run_says_so_and_exits_0(data_dir, tmp_path, capsys):
     train(data_dir, tmp_path)
-    before = checkpoint.latest(tmp_path)
+    before = checkpoint.find(tmp_path)
     assert train(data_dir, tmp_path, "--display_step", "3") == 0
     assert "finished at step 4" in capsys.readouterr().out
-    assert checkpoint.latest(tmp_path) == before
+    assert checkpoint.find(tmp_path) == before
 
 
 @pytest.mark.parametrize(
     "flags", [("--batch_size", "17"), ("--seed", "5"), ("--optimizer", "sgd"), ("--learning_rate", "0.5")]
 )
 def test_other_flags_in_the_same_directory_are_an_error_that_names_them(data_dir, trained, flags):
-    with pytest.raises(UserError, match=rf"{flags[0]} \S+ \(asked: {flags[1]}\).*--restart"):
+    with pytest.raises(UserError, match=rf"{flags[0]} \S+ \(requested: {flags[1]}\).*--restart"):
         train(data_dir, trained, *flags)
 
 
@@ -137,8 +137,8 @@ def test_restart_starts_over_and_deletes_only_what_training_wrote(data_dir, trai
 def test_init_from_loads_the_weights_of_another_checkpoint(data_dir, checkpoint_dir, tmp_path):
     flags = ("--num_hidden", "32", "--learning_rate", "1e-30", "--init_from", str(checkpoint_dir))
     assert train(data_dir, tmp_path, *flags) == 0
-    expected = checkpoint.load_model(checkpoint.latest(checkpoint_dir))
-    found = checkpoint.load_model(checkpoint.latest(tmp_path))
+    expected = checkpoint.load_model(checkpoint.find(checkpoint_dir))
+    found = checkpoint.load_model(checkpoint.find(tmp_path))
     np.testing.assert_allclose(found.kernel.numpy(), expected.kernel.numpy(), atol=1e-6)
 
 
@@ -158,7 +158,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_good_checkp
     monkeypatch.setattr(BatchStream, "next_batch", next_batch)
     with pytest.raises(UserError, match=r"step 4: the loss is nan; expected a finite number.*ckpt-2"):
         train(data_dir, tmp_path)
-    kept = checkpoint.latest(tmp_path)
+    kept = checkpoint.find(tmp_path)
     assert kept.endswith("ckpt-2")
     assert np.isfinite(checkpoint.load_model(kept).kernel.numpy()).all()
 
@@ -167,7 +167,7 @@ def test_after_training_diverges_the_last_checkpoint_has_finite_logits(data_dir,
     flags = ("--optimizer", "sgd", "--learning_rate", "1e37", "--schedule", "constant", "--save_step", "1")
     with pytest.raises(UserError, match=r"step \d+: .*expected a finite number.*Last good checkpoint: .*ckpt-\d"):
         train(data_dir, tmp_path, *flags)
-    logits, _ = checkpoint.load_model(checkpoint.latest(tmp_path))(np.zeros((1, 28, 28), np.float32))
+    logits, _ = checkpoint.load_model(checkpoint.find(tmp_path))(np.zeros((1, 28, 28), np.float32))
     assert np.isfinite(logits).all()
 
 
@@ -223,7 +223,7 @@ def test_a_flag_that_an_old_run_json_lacks_had_its_default(data_dir, tmp_path):
     del run["flags"]["augment"]
     (tmp_path / "run.json").write_text(json.dumps(run))
     assert train(data_dir, tmp_path) == 0
-    with pytest.raises(UserError, match=r"--augment False \(asked: True\)"):
+    with pytest.raises(UserError, match=r"--augment False \(requested: True\)"):
         train(data_dir, tmp_path, "--augment")
 
 

@@ -9,6 +9,7 @@ ratio and `figure` are null.
 
 import json
 
+from benchmarks.compare.contents import with_spread
 from benchmarks.compare.rows import Point, label
 from rnn_serving.command_line import UserError
 
@@ -78,12 +79,8 @@ def _change(key, figure, then, now, direction):
 
 
 def _describe_moved(change):
-    then, now = _with_spread(change["then"]), _with_spread(change["now"])
+    then, now = with_spread(change["then"]), with_spread(change["now"])
     return f"{change['row']}, {_load(change)}: {FIGURE_NAMES[change['figure']]} {change['direction']}, {then} -> {now}"
-
-
-def _with_spread(ratio):
-    return f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})"
 
 
 def _load(change):

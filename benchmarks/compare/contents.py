@@ -23,7 +23,7 @@ SERVER_COLUMNS = ("server", "threads of its model calls, settings", "started as"
 
 def title(result):
     """Return the heading of all forms."""
-    return f"LSTM on {result['dataset']}, one image a request"
+    return f"LSTM on {result['dataset']}, one image per request"
 
 
 def about(result):
@@ -94,7 +94,7 @@ def method(result):
         "round in reverse order; a warm-up before each turn, "
         f"{100 * result['warm_up_share']:.0f} % of it, does not count.",
         "A ratio is taken round by round; shown are the median and, in brackets, the smallest and the largest. "
-        "Requests a second are the rounds' median, percentiles those of all requests.",
+        "Requests per second are the rounds' median, percentiles those of all requests.",
         "The load generator is a process of its own on the same machine, with keep-alive connections where the server "
         "allows them; the table shows what share of a core it was busy, and from 90 % on the row is marked.",
         *_missing_cpp_server(result),
@@ -114,7 +114,7 @@ def _open_loop(result):
         return []
     rates = ", ".join(f"{each:g}" for each in result["rates_rps"])
     return [
-        f"Open loop at {rates} requests a second that arrive at random times (Poisson); latency counts from the "
+        f"Open loop at {rates} requests per second that arrive at random times (Poisson); latency counts from the "
         "scheduled arrival, so that a stall is not hidden."
     ]
 

@@ -84,7 +84,7 @@ def _beside(rows, best, name, form):
 
 
 def few_and_many(rows):
-    """Return the fewest callers, and those nearest to the many, of the rows without a failure; None without any."""
+    """Return the fewest callers, and those nearest to the many, of the rows without a failure; None if none fits."""
     good = [row["concurrency"] for row in rows if row["concurrency"] and is_good(row)]
     return min(good, default=None), nearest(good, MANY_CALLERS)
 
@@ -97,14 +97,14 @@ def describe_finding(rows):
     most = ranked([row for row in rows if row["concurrency"] == many], THROUGHPUT)
     soonest = ranked([row for row in rows if row["concurrency"] == few], P50)
     return (
-        f"Most requests with {callers(many)}: {server_name(most[0])}, {figure(most[0], THROUGHPUT):,.0f} a second"
-        f"{_times(most[0], THROUGHPUT)}{_level(most, THROUGHPUT)}. "
+        f"Most requests with {callers(many)}: {server_name(most[0])}, {figure(most[0], THROUGHPUT):,.0f} per second"
+        f"{_shape_text(most[0], THROUGHPUT)}{_level(most, THROUGHPUT)}. "
         f"Shortest median with {callers(few)}: {server_name(soonest[0])}, {figure(soonest[0], P50):.2f} ms"
-        f"{_times(soonest[0], P50)}{_level(soonest, P50)}."
+        f"{_shape_text(soonest[0], P50)}{_level(soonest, P50)}."
     )
 
 
-def _times(row, what):
+def _shape_text(row, what):
     ratio = row["ratio_to_article"][what]
     if row["server"] == BASELINE or not ratio:
         return ""

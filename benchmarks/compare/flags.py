@@ -73,5 +73,5 @@ def numbers_of(parse_one):
 
 
 def rate(text):
-    """Parse requests a second, 0 for none."""
+    """Parse requests per second; 0 means none."""
     return 0.0 if text == "0" else command_line.positive_float(text)

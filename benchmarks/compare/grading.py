@@ -25,7 +25,7 @@ class Turn:
 
     @property
     def throughput_rps(self):
-        """Answers a second."""
+        """Answers per second."""
         return len(self.latencies_s) / self.elapsed_s
 
     @property

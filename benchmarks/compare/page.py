@@ -92,7 +92,7 @@ def legend(rows):
 
 
 def curves(rows):
-    """Return the pictures, "" without any."""
+    """Return the pictures, "" if there are none."""
     figures = [figure(pictures.svg(chart), chart.title, chart.title) for chart in charts.make_charts(rows)]
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
 

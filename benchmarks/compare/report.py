@@ -30,7 +30,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--reports_dir", default="reports", help="where latency.json is, and the others go")
     return parser.parse_args(argv)

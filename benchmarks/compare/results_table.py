@@ -15,14 +15,14 @@ RANKED = (finding.THROUGHPUT, finding.P50, finding.P95, finding.P99)
 
 
 def closed_loop(rows):
-    """Return the table of the loads by callers, "" without any."""
+    """Return the table of the loads by callers, "" if there are none."""
     rows = [row for row in rows if row["concurrency"]]
     most = max((row["throughput_rps"] for row in rows), default=0) or 1
     return _grouped("closed", CLOSED, rows, lambda row, best: _closed_cells(row, best, most))
 
 
 def open_loop(rows):
-    """Return the table of the loads by rate, "" without any."""
+    """Return the table of the loads by rate, "" if there are none."""
     return _grouped("open", OPEN, [row for row in rows if row["rate_rps"]], _open_cells)
 
 

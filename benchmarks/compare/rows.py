@@ -22,7 +22,7 @@ DISTRIBUTION = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.9
 
 @dataclass(frozen=True)
 class Point:
-    """A load: `concurrency` callers in a closed loop, or `rate` requests a second in an open one."""
+    """A load: `concurrency` callers in a closed loop, or `rate` requests per second in an open one."""
 
     concurrency: int | None = None
     rate: float | None = None
@@ -139,7 +139,7 @@ def _round_by_round(turns, others, what):
 
 
 def spread(values):
-    """Return the median, the smallest and the largest of the rounds' values, None without any."""
+    """Return the median, the smallest and the largest of the rounds' values, None if there are none."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)} if values else None
 
 

@@ -87,17 +87,16 @@ def train_and_export(args):
     """Publish a newly trained model as one version."""
     data = dataset.load(args.data_dir)
     # A number that is taken fails here, not after the training.
-    exports.free_version(args.export_base_path, args.model_version, args.overwrite)
+    exports.check_version_free(args.export_base_path, args.model_version, args.overwrite)
     model = train(data.train, args.epochs, args.seed)
     probabilities = model.predict(data.test.images, BATCH_SIZE, verbose=0)
     accuracy = float((probabilities.argmax(axis=1) == data.test.labels).mean())
     examples = [publish.ExampleInputs(saved_model.DEFAULT_SIGNATURE, {INPUT_KEY: data.test.images})]
     warmup = publish.blank_predictions(saved_model.DEFAULT_SIGNATURE, INPUT_KEY, IMAGE_SHAPE)
     target = (args.export_base_path, args.model_version, origin(args, data, model, accuracy))
-    version = publish.publish(*target, examples, warmup, args.overwrite)
-    with version as staging:
-        write_saved_model(model, staging)
-        difference = check_saved_model(staging, data.test.images[:1000], probabilities[:1000])
+    with publish.publish(*target, examples, warmup, args.overwrite) as version:
+        write_saved_model(model, version.staging)
+        difference = check_saved_model(version.staging, data.test.images[:1000], probabilities[:1000])
     publish.print_signature(version.directory)
     print(f"Largest difference between Keras and SavedModel: {difference:g}")
     print(f"Testing Accuracy: {accuracy:.4f}")
@@ -115,7 +114,7 @@ def origin(args, data, model, accuracy):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     command_line.add_data_dir(parser)
     parser.add_argument("--epochs", type=command_line.positive_int, default=2, help="passes over the training set")

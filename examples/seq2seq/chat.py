@@ -65,7 +65,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--protocol", choices=sorted(PORTS), default="flask", help="how to ask")
     flags.add_server(parser, port_help="5000, gRPC 9000, REST 8501")

@@ -55,9 +55,10 @@ def main(argv=None):
     version = args.model_version or max(exports.next_version(base), exports.next_version(ids_base))
     examples, ids_examples = example_inputs(vocabulary, texts)
     with (
-        publish.publish(base, version, origin(run), examples, overwrite=args.overwrite) as staging,
-        publish.publish(ids_base, version, origin(run), ids_examples, overwrite=args.overwrite) as ids_staging,
+        publish.publish(base, version, origin(run), examples, overwrite=args.overwrite) as version_of_texts,
+        publish.publish(ids_base, version, origin(run), ids_examples, overwrite=args.overwrite) as version_of_ids,
     ):
+        staging, ids_staging = version_of_texts.staging, version_of_ids.staging
         write_saved_models(model, vocabulary, staging, ids_staging)
         check_saved_models(model, vocabulary, staging, ids_staging, texts)
     print(f"Checkpoint and both SavedModels give the same answers to {len(texts)} questions")
@@ -78,7 +79,7 @@ def origin(run):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     parser.add_argument("--checkpoint_dir", default="checkpoints/seq2seq", help="what to export")
     publish.add_flags(parser, base_path="exports/seq2seq")

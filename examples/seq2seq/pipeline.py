@@ -98,7 +98,7 @@ class _PipelineRequest:
             try:
                 replies = self._vocabulary().reply(inputs[TEXT_KEY], functools.partial(self._ask, self.version))
             except InvalidText as error:
-                raise UnprocessableEntity(f"the model refuses 'data': {error}") from error
+                raise UnprocessableEntity(f"the model rejects 'data': {error}") from error
             except _OtherVersionError:
                 continue
             # Bytes, as a SavedModel answers; the extra element keeps NumPy from choosing another dtype.

@@ -31,7 +31,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     add = parser.add_argument
     add("--backend", type=parse_backends, default="127.0.0.1:9000", help="model servers to call, HOST:PORT[,...]")

@@ -79,7 +79,7 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     add, positive_int, fraction = parser.add_argument, command_line.positive_int, command_line.fraction
     add("--corpus", default=str(CORPUS), help="file with lines of question, tab and answer")

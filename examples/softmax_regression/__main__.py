@@ -78,15 +78,14 @@ def main(argv=None):
     args = parse_arguments(argv)
     data = dataset.load(args.data_dir)
     # A number that is taken fails here, not after the training.
-    exports.free_version(args.export_base_path, args.model_version, args.overwrite)
+    exports.check_version_free(args.export_base_path, args.model_version, args.overwrite)
     model = train(data.train, args.training_iteration, args.seed)
     scores = model(flatten(data.test.images)).numpy()
     error_rate = float(np.mean(scores.argmax(axis=1) != data.test.labels))
     target = (args.export_base_path, args.model_version, origin(args, data, error_rate))
-    version = publish.publish(*target, example_inputs(data.test), warmup_requests(), args.overwrite)
-    with version as staging:
-        write_saved_model(model, staging)
-        difference = check_saved_model(staging, data.test.images[:1000], scores[:1000])
+    with publish.publish(*target, example_inputs(data.test), warmup_requests(), args.overwrite) as version:
+        write_saved_model(model, version.staging)
+        difference = check_saved_model(version.staging, data.test.images[:1000], scores[:1000])
     for name in (IMAGES_SIGNATURE, saved_model.DEFAULT_SIGNATURE):
         publish.print_signature(version.directory, name)
     print(f"Largest difference between model and SavedModel, both signatures: {difference:g}")
@@ -121,7 +120,7 @@ def warmup_requests():
 
 
 def parse_arguments(argv):
-    """Return the parsed flags; a wrong one ends the process with status 2."""
+    """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     command_line.add_data_dir(parser)
     parser.add_argument(

@@ -31,7 +31,7 @@ def read_metadata(url, timeout_s, wait_s=0.0):
         found = None
     if isinstance(found, dict):
         return found
-    server_kind.require("flask", urlsplit(url).netloc)
+    server_kind.require_kind("flask", urlsplit(url).netloc)
     return {}
 
 

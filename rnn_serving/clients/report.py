@@ -10,7 +10,7 @@ PRINTED_ERRORS = 5
 
 
 def print_dataset_note(trained_on, graded_on):
-    """Say so in one line if the server's model was trained on another data set than it is graded on; None: unknown."""
+    """Print a line if the server's model was trained on another data set; None means that this is not known."""
     if trained_on not in (None, graded_on):
         print(f"note: the server's model was trained on {trained_on}; it is graded on {graded_on}", flush=True)
 

@@ -30,10 +30,10 @@ def open_rest(address, query):
         with direct_session() as session:
             answer = waiting.get(session, url + "/metadata", query.timeout_s, query.wait_s, "rest")
     except (requests.RequestException, ValueError) as error:
-        raise UserError(f"{url}: {request_failure(error)}; {connection_hint(is_unknown=False)}") from error
+        raise UserError(f"{url}: {request_failure(error)}; {connection_hint(model_not_found=False)}") from error
     if answer.status_code != 200:
-        server_kind.require("rest", address)
-        hint = connection_hint(is_unknown=answer.status_code == 404)
+        server_kind.require_kind("rest", address)
+        hint = connection_hint(model_not_found=answer.status_code == 404)
         raise UserError(f"{url}: {describe_status(answer)}; {hint}")
     server = served_by(answer.headers, address, *_metadata(url, answer), query)
     yield server, lambda: connect(f"{url}:{query.method}", query, server.image_shape)

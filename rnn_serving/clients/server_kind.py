@@ -18,7 +18,7 @@ PORTS = {
 TIMEOUT_S = 2.0
 
 
-def require(kind, address):
+def require_kind(kind, address):
     """Raise UserError if a server of another kind than `kind`, a key of `PORTS`, answers at HOST:PORT.
 
     It says which port that is and how to ask it. A server that does not answer raises nothing.

@@ -15,7 +15,7 @@ FEATURE, FEATURE_SHAPE = "x", (IMAGE_SIZE**2,)
 
 @dataclass(frozen=True)
 class ModelQuery:
-    """Which model a client calls, by which signature, tensors and method, and how long it waits: answers, a start."""
+    """Which model a client calls, with which signature, tensors and method, and how many seconds it waits."""
 
     model_name: str
     signature_name: str

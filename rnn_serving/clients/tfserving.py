@@ -16,7 +16,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 # Our own server says who it is; TensorFlow Serving says nothing.
 SERVED_BY, CPP_SERVER = "x-served-by", "tensorflow_model_server"
 # The data set that the model was trained on, percent-encoded: our own server reads it from the export, TensorFlow
-# Serving does not.
+# Serving does not. Clients import nothing from the server, so its name is here again.
 TRAINED_ON = "x-trained-on"
 
 
@@ -41,7 +41,7 @@ def describe_server(stub, address, query):
     try:
         response, call = waiting.call(stub.GetModelMetadata, request, query.timeout_s, address, query.wait_s, "grpc")
     except grpc.RpcError as error:
-        hint = connection_hint(is_unknown=error.code() == grpc.StatusCode.NOT_FOUND)
+        hint = connection_hint(model_not_found=error.code() == grpc.StatusCode.NOT_FOUND)
         raise UserError(f"{address}: {error.code().name}: {error.details()}; {hint}") from error
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata["signature_def"].Unpack(signatures)
@@ -62,9 +62,9 @@ def served_by(headers, address, version, signatures, query):
         raise UserError(f"{address}: model {query.model_name} version {version} {error}") from error
 
 
-def connection_hint(is_unknown):
-    """Return what was expected of a server that gave no signatures; `is_unknown`: because it has no such model."""
-    if is_unknown:
+def connection_hint(model_not_found):
+    """Return a hint for a failed metadata request."""
+    if model_not_found:
         return "expected the name that the server was started with (--model_name)"
     return "expected a server there, start one with scripts/serve_tfserving.sh"
 

@@ -12,8 +12,8 @@ from rnn_serving.clients.http_json import causes, describe_status
 from rnn_serving.command_line import error_reason, request_failure
 
 ASK_AGAIN_S = 0.1
-# What gRPC says of an address where no server is going to appear soon.
-_LOST = re.compile(r"resolv|resolution|No route|unreachable|timed out|Failed parsing HTTP/2", re.IGNORECASE)
+# What gRPC says of an address where waiting will not help.
+_PERMANENT_ERRORS = re.compile(r"resolv|resolution|No route|unreachable|timed out|Failed parsing HTTP/2", re.IGNORECASE)
 
 
 def get(session, url, timeout_s, wait_s=0.0, kind=None):
@@ -27,10 +27,10 @@ def get(session, url, timeout_s, wait_s=0.0, kind=None):
         try:
             answer = session.get(url, timeout=timeout_s)
         except requests.RequestException as error:
-            if not patience.lasts(_is_not_there_yet(error), request_failure(error)):
+            if not patience.should_retry(_is_not_there_yet(error), request_failure(error)):
                 raise
         else:
-            if answer.status_code != 503 or not patience.lasts(True, describe_status(answer)):
+            if answer.status_code != 503 or not patience.should_retry(True, describe_status(answer)):
                 return answer
 
 
@@ -48,8 +48,8 @@ def call(method, request, timeout_s, address, wait_s=0.0, kind=None):
             return method.with_call(request, timeout=timeout_s)
         except grpc.RpcError as error:
             reason = error_reason(error.details() or "no details")
-            may_come = error.code() == grpc.StatusCode.UNAVAILABLE and not _LOST.search(reason)
-            if not patience.lasts(may_come, f"{error.code().name}: {reason}"):
+            may_come = error.code() == grpc.StatusCode.UNAVAILABLE and not _PERMANENT_ERRORS.search(reason)
+            if not patience.should_retry(may_come, f"{error.code().name}: {reason}"):
                 raise
 
 
@@ -60,14 +60,14 @@ class _Patience:
         self._address, self._wait_s, self._kind, self._has_failed = address, wait_s, kind, False
         self._deadline = time.monotonic() + wait_s
 
-    def lasts(self, may_come, reason):
-        """Return whether to ask again after a failure, after a pause; print a line for the first one.
+    def should_retry(self, may_come, reason):
+        """Return whether to retry, after sleeping. Print a message on the first failure.
 
         Raises: UserError if a server of another kind is there.
         """
         is_first, self._has_failed = not self._has_failed, True
         if is_first and self._kind:
-            server_kind.require(self._kind, self._address)
+            server_kind.require_kind(self._kind, self._address)
         if not may_come or time.monotonic() >= self._deadline:
             return False
         if is_first:
@@ -79,6 +79,6 @@ class _Patience:
 def _is_not_there_yet(error):
     """Return whether a connection was refused, or closed before an answer, as by a container that is starting.
 
-    A host that is unknown or silent is another matter.
+    Not if the host is unknown or does not respond.
     """
     return any(isinstance(cause, ConnectionError) for cause in causes(error))  # Python's, not that of requests

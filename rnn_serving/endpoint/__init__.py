@@ -7,7 +7,9 @@ open_model.py         what the flags ask for: LiveModel, or GatewayModel for --b
 live_model.py         the newest version under a directory, hot-swapped
 batched_model.py      one version, which batches concurrent requests
 gateway_model.py      a model server behind the endpoint; backend.py asks it over gRPC
+backend_addresses.py  addresses of model servers, as users type them and as gRPC takes them
 threads.py            how requests wait under a WSGI server with threads
 operations.py         metadata, health, readiness, metrics and the page
+metrics.py            Prometheus metrics, summed over the workers
 lean_flask.py         Flask without sessions and host matching
 """

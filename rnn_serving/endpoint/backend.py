@@ -41,8 +41,8 @@ _SERVICE_CONFIG = {
             },
         }
     ],
-    # TensorFlow Serving is also UNAVAILABLE when its queue is full: once 500 attempts have failed, and not five times
-    # as many succeeded, there are no retries, which would be four times the load.
+    # Stop retrying when failures exceed a fifth of successes by 500: TensorFlow Serving is also UNAVAILABLE when its
+    # queue is full, and retries would multiply the load.
     "retryThrottling": {"maxTokens": 1000, "tokenRatio": 0.2},
 }
 _CHANNEL_OPTIONS = (
@@ -55,8 +55,8 @@ _CHANNEL_OPTIONS = (
     # By default, gRPC waits up to two minutes before it reconnects to a server that was down.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # How long a connection attempt may take (the name is historical). Calls wait for the first one: 20 s by default,
-    # if the host does not even refuse.
+    # How long a connection attempt may take (the name is historical). Calls wait for the first attempt, by default
+    # 20 s if the host does not respond.
     ("grpc.min_reconnect_backoff_ms", 2000),
     # By default, a name whose servers have moved is resolved again after half a minute.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
@@ -84,7 +84,7 @@ _ERRORS = (
     ((_CODE.DEADLINE_EXCEEDED, _CODE.CANCELLED), GatewayTimeout, "an answer within {timeout_s:g} s"),
 )
 _ERROR_OF_CODE = {code: (make, expected) for codes, make, expected in _ERRORS for code in codes}
-_OTHER_ERROR = (BadGateway, "TensorFlow Serving's answer to a Predict call")
+_OTHER_ERROR = (BadGateway, "a TensorFlow Serving PredictionService")
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,10 @@ class Backend:
         output = self.signature.outputs.get(OUTPUT_KEY)
         self.logits = [OUTPUT_KEY] if output and output.name == LOGITS_NAME else []
 
-    def predict(self, inputs):
+    def predict(self, inputs, timeout_s=None):
         """Return ({key: array} of all outputs, the version that answered) from {key: array} of all inputs.
 
+        `timeout_s` is a shorter deadline than that of the other calls.
         Raises: a werkzeug HTTPException with the error of a backend.
         """
         missing = self.signature.missing_tensors()
@@ -154,7 +155,7 @@ class Backend:
         for key, array in inputs.items():
             request.inputs[key].CopyFrom(to_tensor(array))
         try:
-            response = self._stub.Predict(request, timeout=self._timeout_s)
+            response = self._stub.Predict(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
         except grpc.RpcError as error:
             make, _ = _ERROR_OF_CODE.get(error.code(), _OTHER_ERROR)
             raise make(self._describe(error)) from error

@@ -5,6 +5,7 @@ import ipaddress
 import re
 import socket
 
+from rnn_serving.addresses import ip_address, is_ipv6
 from rnn_serving.command_line import UserError
 
 _HOST_AND_PORT = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[\w.-]+)):(?P<port>\d{1,5})", re.ASCII)
@@ -29,7 +30,7 @@ def _is_host_and_port(text):
     match = _HOST_AND_PORT.fullmatch(text)
     if not match or not 1 <= int(match["port"]) <= 65535:
         return False
-    return bool(match["name"]) or getattr(_ip_address(match["ipv6"]), "version", None) == 6
+    return bool(match["name"]) or is_ipv6(match["ipv6"])
 
 
 def target(backends):
@@ -39,7 +40,7 @@ def target(backends):
     Raises: UserError if one of several names is unknown.
     """
     pairs = [(host.strip("[]"), port) for host, _, port in (part.rpartition(":") for part in backends.split(","))]
-    if len(pairs) == 1 and not _ip_address(pairs[0][0]):
+    if len(pairs) == 1 and not ip_address(pairs[0][0]):
         return f"dns:///{backends}"
     addresses = [(address, port) for host, port in pairs for address in _look_up(host)]
     if all(address.version == 4 for address, _ in addresses):
@@ -49,7 +50,7 @@ def target(backends):
 
 def _look_up(host):
     """Return all addresses of a host, which may itself be one."""
-    if address := _ip_address(host):
+    if address := ip_address(host):
         return [address]
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
@@ -61,11 +62,3 @@ def _look_up(host):
 def _as_ipv6(address):
     """Return an address in the form that is used among IPv6 addresses."""
     return address if address.version == 6 else f"::ffff:{address}"
-
-
-def _ip_address(text):
-    """Return a text as an address, None if it is a name."""
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None

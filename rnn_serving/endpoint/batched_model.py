@@ -42,10 +42,10 @@ class BatchedModel:
         self.signature, self.logits = model.signature, model.logits
         self.mode = f"batching {'on' if is_batching else 'off'}"
         self._model, self._timeout_s = model, request_timeout_s
-        # Whether requests may be joined and split: until an answer shows that the model does not keep the rows apart.
-        self._keeps_rows = is_batching and has_rows(model.signature)
-        # Without batching a request fills a batch of its own: as many may wait as fit into the batches otherwise.
-        max_waiting = max_enqueued_batches if self._keeps_rows else max_enqueued_batches * max_batch_size
+        # Whether requests may be joined and split: as long as no answer shows that the model mixes rows.
+        self._can_batch = is_batching and has_rows(model.signature)
+        # Without batching, each request is its own batch: scale the queue limit so that as many rows may wait.
+        max_waiting = max_enqueued_batches if self._can_batch else max_enqueued_batches * max_batch_size
         limits = (max_batch_size, batch_timeout_s, max_waiting)
         self._batcher = concurrency.batcher(self._run, *limits, has_predictable_cost(model))
         metrics.WORKERS.labels(self.name, self.version).set(1)
@@ -53,7 +53,7 @@ class BatchedModel:
     def predict(self, inputs):
         """Return {key: array} of the outputs from {key: array} of the inputs, as many rows each.
 
-        Raises: UnprocessableEntity if the model refuses the inputs, ServiceUnavailable if the queue is full or memory
+        Raises: UnprocessableEntity if the model rejects the inputs, ServiceUnavailable if the queue is full or memory
         is short, GatewayTimeout at the deadline.
         """
         deadline = time.monotonic() + self._timeout_s
@@ -64,9 +64,9 @@ class BatchedModel:
         except (ExpiredError, tf.errors.DeadlineExceededError) as error:
             raise GatewayTimeout(f"no answer within {self._timeout_s:g} s") from error
         except _TRANSIENT as error:
-            raise ServiceUnavailable(f"the model gives up: {error_reason(error)}", retry_after=1) from error
+            raise ServiceUnavailable(f"the model call failed: {error_reason(error)}", retry_after=1) from error
         except tf.errors.OpError as error:
-            raise UnprocessableEntity(f"the model refuses 'data': {error_reason(error)}") from error
+            raise UnprocessableEntity(f"the model rejects 'data': {error_reason(error)}") from error
 
     def close(self):
         """Free what the model holds."""
@@ -76,12 +76,12 @@ class BatchedModel:
 
     def _answer(self, inputs, deadline):
         """Return the outputs of a request, which is split if it has more rows than a batch may have."""
-        if self._keeps_rows:
+        if self._can_batch:
             parts = self._parts(inputs, deadline)
             answers = [self._submit(part) for part in parts]
             if len(parts) == 1 or all(_has_row_count(outputs, part.rows) for part, outputs in zip(parts, answers)):
                 return _joined_answers(answers)
-            self._keeps_rows = False
+            self._can_batch = False
         return self._submit(_ModelCall(inputs, None, deadline))
 
     def _parts(self, inputs, deadline):
@@ -107,7 +107,7 @@ class BatchedModel:
         return outcomes
 
     def _run_group(self, calls):
-        if len(calls) > 1 and self._keeps_rows and all(call.rows for call in calls):
+        if len(calls) > 1 and self._can_batch and all(call.rows for call in calls):
             try:
                 return self._run_joined(calls)
             except tf.errors.DeadlineExceededError as error:
@@ -115,7 +115,7 @@ class BatchedModel:
             except tf.errors.OpError:
                 pass  # one request's content must not fail the others
             except _RowsChangedError:
-                self._keeps_rows = False
+                self._can_batch = False
         return [self._run_alone(call) for call in calls]
 
     def _run_joined(self, calls):

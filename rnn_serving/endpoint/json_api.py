@@ -4,45 +4,54 @@ import orjson
 from flask import Response, abort, request
 from werkzeug.exceptions import HTTPException
 
-from rnn_serving.endpoint.tensor_from_json import InvalidTensor
+from rnn_serving.endpoint.tensor_from_json import InvalidTensor, numpy_type, tensor_from_json
+from rnn_serving.number_lists import read_number_lists
 
 VERSION_HEADER = "X-Model-Version"
 # The newline is for users of curl.
 JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
 
-def read_data():
-    """Return the value of "data" in the request's JSON; abort with 400, 408, 413 or 415 if there is none."""
+def read_body():
+    """Return the bytes of a request's body; abort with 400, 408, 413 or 415 if it is not a complete body of JSON."""
     if not request.is_json:
         abort(415, f"Content-Type is {request.content_type!r}; expected application/json")
     if request.content_encoding:
         abort(415, f"Content-Encoding is {request.content_encoding!r}; expected none")
-    try:
-        body = orjson.loads(read_body())
-    except orjson.JSONDecodeError as error:
-        abort(400, f"the body is not valid JSON ({error}); expected an object with the key 'data'")
-    if not isinstance(body, dict) or "data" not in body:
-        abort(400, "the body's JSON has no 'data'; expected an object with the key 'data'")
-    return body["data"]
-
-
-def read_body():
-    """Return the body's bytes; abort with 413 if it is too large, with 400 if it is cut off, with 408 if it is late."""
     length, limit = request.content_length, request.max_content_length
     if length is not None and length > limit:
         abort(413, f"the body has {length} bytes; expected at most {limit}")
     try:
-        # Not by Werkzeug, which takes a time-out for the end, and a chunked body up to the limit for the whole.
+        # Werkzeug treats a time-out as end of input and truncates chunked bodies at the limit, so read directly.
         body = request.environ["wsgi.input"].read(limit + 1 if length is None else length)
     except TimeoutError as error:
-        abort(408, f"the body is late: {error}; expected {length or 'its last chunk'}")
+        abort(408, f"timed out reading the request body ({error}); expected {length or 'its last chunk'}")
     except OSError as error:
         abort(400, f"the body cannot be read ({error}); expected an object with the key 'data'")
     if len(body) > limit:
-        abort(413, f"the body has more than {limit} bytes; expected at most as many")
+        abort(413, f"the body is too large; expected at most {limit} bytes")
     if len(body) < (length or 0):
         abort(400, f"the body is cut off after {len(body)} bytes; expected {length}")
     return body
+
+
+def tensor_from_body(body, info):
+    """Return the lists under "data" as the tensor that a `TensorInfo` describes; abort with 400 if there is no "data".
+
+    Raises: InvalidTensor if they are not such a tensor.
+    """
+    tensor = read_number_lists(body, "data", info.shape, numpy_type(info.dtype))
+    return tensor_from_json(_parse(body), "data", info.shape, info.dtype) if tensor is None else tensor
+
+
+def _parse(body):
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        abort(400, f"the body is not valid JSON ({error}); expected an object with the key 'data'")
+    if not isinstance(value, dict) or "data" not in value:
+        abort(400, "the body's JSON has no 'data'; expected an object with the key 'data'")
+    return value["data"]
 
 
 def respond(value, version):

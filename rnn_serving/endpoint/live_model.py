@@ -67,7 +67,7 @@ class LiveModel:
         if not self.is_ready:
             exports.newest(self._path)
             raise errors[0] if errors else exports.ExportError(f"{self._path}: the exported model has just gone")
-        _log(errors)
+        self._log(errors)
 
     def refresh(self):
         """Load a version newer than the current one, or an older one if that has gone; log a broken version."""
@@ -75,7 +75,7 @@ class LiveModel:
             errors = self._update()
         except OSError as error:
             errors = [error]
-        _log(errors)
+        self._log(errors)
 
     def close(self):
         """Free the current version once its last request is answered."""
@@ -124,6 +124,12 @@ class LiveModel:
         if is_unused:
             old.model.close()
 
+    def _log(self, errors):
+        version = self._current and self._current.model.version
+        for error in errors:
+            unforeseen = None if isinstance(error, UserError) else error
+            log.error("%s; serving version %s instead", error, version, exc_info=unforeseen)
+
 
 class _Version:
     def __init__(self, model, identity):
@@ -144,12 +150,6 @@ def keep_loaded(model):
             model.refresh()
 
     threading.Thread(target=refresh_forever, name="refresh", daemon=True).start()
-
-
-def _log(errors):
-    for error in errors:
-        unforeseen = None if isinstance(error, UserError) else error
-        log.error("%s; still serving the previous version", error, exc_info=unforeseen)
 
 
 def _identity(directory):

@@ -11,6 +11,9 @@ from rnn_serving.endpoint.live_model import LiveModel
 
 log = logging.getLogger(__name__)
 
+# Of NVIDIA's and of AMD's driver.
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
+
 
 def open_model(args, concurrency, check):
     """Return the model that the flags ask for, not yet loaded; `check(version)` raises UserError for an unfit one.
@@ -18,12 +21,23 @@ def open_model(args, concurrency, check):
     `concurrency` says how requests wait: `endpoint.threads.Threads` or `http_worker.greenlets.Greenlets`.
     """
     if args.backend:
-        # Imported here and below: TensorFlow is loaded by the workers, after the fork, which it would not survive.
+        # Imported here and below: gRPC must not be loaded before a fork, and --help needs no TensorFlow.
         from rnn_serving.endpoint.gateway_model import GatewayModel
 
         backend = (args.backend, args.model_name, args.signature_name, args.request_timeout)
         return GatewayModel(*backend, concurrency, check)
     return LiveModel(versions_path(args), lambda directory: open_version(directory, args, concurrency, check))
+
+
+def import_tensorflow(args):
+    """Import what workers run, once before they are forked: they share its memory, and are ready sooner.
+
+    Does nothing for a gateway or with a GPU: neither gRPC nor CUDA survives a fork.
+    """
+    if args.backend or any(Path(device).exists() for device in _GPU_DEVICES):
+        return
+    from rnn_serving import saved_model  # noqa: F401
+    from rnn_serving.endpoint import batched_model  # noqa: F401
 
 
 def versions_path(args):

@@ -7,6 +7,8 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from rnn_serving.endpoint import json_api
 
+# The routes of `add_routes` and, under "/", the predictions.
+METADATA, HEALTH, READINESS, METRICS, ROOT = PATHS = ("/metadata", "/healthz", "/readyz", "/metrics", "/")
 PAGE = Path(__file__).with_name("page.html")
 # The page is one file and contacts this server only.
 PAGE_POLICY = (
@@ -17,29 +19,29 @@ PAGE_POLICY = (
 def add_routes(app, model):
     """Add GET /metadata, /healthz, /readyz, /metrics and / to a Flask application that answers with `model`."""
 
-    @app.get("/metadata")
+    @app.get(METADATA)
     def metadata():
         with model.acquire() as version:
             return json_api.respond(describe(version), version)
 
-    @app.get("/healthz")
+    @app.get(HEALTH)
     def healthz():
         return Response('{"status":"alive"}\n', mimetype="application/json")
 
-    @app.get("/readyz")
+    @app.get(READINESS)
     def readyz():
         if not model.is_ready:
             raise ServiceUnavailable("the model is still loading; retry shortly", retry_after=1)
         return Response('{"status":"ready"}\n', mimetype="application/json")
 
-    @app.get("/metrics")
+    @app.get(METRICS)
     def metrics():
         # Imported here, in a worker: the metrics of a worker begin with the first import.
         from rnn_serving.endpoint import metrics
 
         return Response(metrics.page(), content_type=metrics.CONTENT_TYPE)
 
-    @app.get("/")
+    @app.get(ROOT)
     def page():
         return Response(PAGE.read_bytes(), mimetype="text/html", headers={"Content-Security-Policy": PAGE_POLICY})
 

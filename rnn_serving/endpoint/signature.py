@@ -66,6 +66,6 @@ def finite_scores(scores):
     scores = scores if scores.ndim else scores.reshape(1)
     if not np.isfinite(scores.max(axis=-1)).all():
         raise UnprocessableEntity(
-            "the model's scores for 'data' are not finite; expected numbers that it was trained on"
+            "the model's scores for 'data' are not finite; expected values in the range of its training data"
         )
     return scores

@@ -7,6 +7,7 @@ from itertools import chain
 
 import numpy as np
 
+from rnn_serving.array_batches import object_array
 from rnn_serving.lenient_base64 import decode_base64
 
 _JSON_NAMES = {bool: "a boolean", str: "a string", type(None): "null", dict: "an object", list: "a list"}
@@ -40,7 +41,8 @@ def numpy_type(dtype):
 def tensor_from_json(value, field, shape, dtype="float32"):
     """Return a JSON value as an array of a signature's `shape`, with None where any size is accepted, and `dtype`.
 
-    If the first size is open, one item may stand for a list of one, and an item of fixed sizes may be flat.
+    If the first dimension is unknown, a single item is accepted as a batch of one; an item of known shape may be a flat
+    list.
     Raises: InvalidTensor unless all elements are of the right kind and range, in lists of the right lengths.
     """
     kind = numpy_type(dtype)
@@ -69,7 +71,7 @@ def _flatten(value, field, max_rank, kind):
         return flat, shape
     others = set(types) - allowed
     if others:
-        names = " and ".join(sorted(_json_name(kind) for kind in others))
+        names = " and ".join(sorted(map(_json_name, others)))
         raise InvalidTensor(f"{field!r} holds {names} at depth {len(shape)}; expected {expected}")
     return flat, shape
 
@@ -105,29 +107,28 @@ def _expected(shape):
     if shape is None:
         return "lists that are not empty"
     if shape[:1] != (None,):
-        return _times(shape)
+        return _shape_text(shape)
     item = shape[1:]
     if not item:
         return "one element or a list of them"
     flat = f"{int(np.prod(item))} numbers, " if None not in item and len(item) > 1 else ""
-    return f"{flat}{_times(item)}, or a list of them"
+    return f"{flat}{_shape_text(item)}, or a list of them"
 
 
-def _times(shape):
+def _shape_text(shape):
     return "x".join("N" if size is None else str(size) for size in shape) or "one element"
 
 
 def _elements(flat, field, kind):
     """Return a flat list as an array of a NumPy type."""
     if kind.kind == "O":
-        # The extra element keeps NumPy from inspecting the strings.
-        return np.array([*(_bytes(element, field) for element in flat), None], object)[:-1]
+        return object_array(_bytes(element, field) for element in flat)
     try:
         if kind.kind != "f":
             return np.array(flat, kind)
         # A third of the time that np.array takes; the letters of NumPy's types are those of struct.
         array = np.frombuffer(struct.pack(f"{len(flat)}{kind.char}", *flat), kind)
-    except OverflowError as error:
+    except (OverflowError, struct.error) as error:  # the latter for an integer that is too large
         raise _out_of_range(field, kind) from error
     if not np.isfinite(array).all():
         raise _out_of_range(field, kind)

@@ -1,10 +1,10 @@
-"""How an application waits whose requests are threads, as those of most WSGI servers are."""
+"""Concurrency for WSGI servers that run each request in a thread."""
 
 from rnn_serving.batching import Batcher
 
 
 class Threads:
-    """The concurrency of such an application; `http_worker.greenlets.Greenlets` is its counterpart."""
+    """How requests wait in threads; `http_worker.greenlets.Greenlets` is the counterpart for greenlets."""
 
     @staticmethod
     def batcher(run, max_batch_size, timeout_s, max_enqueued_batches, has_predictable_cost):
@@ -13,7 +13,10 @@ class Threads:
 
     @staticmethod
     def blocking_calls(count):
-        """Return an object whose `call(function, *arguments)` blocks its thread; the WSGI server limits the calls."""
+        """Return an object whose `call(function, *arguments)` blocks its thread.
+
+        `count` has no effect: the WSGI server limits the calls by its threads.
+        """
         return _DirectCalls
 
 

@@ -5,8 +5,9 @@ worker.py            the worker: its life, its model, its connections
 connection.py        HTTP/1.1 on one connection, asked of a WSGI application
 request_reader.py    bytes to requests, by httptools
 greenlets.py         how requests wait for their batch
+heartbeat.py         the heartbeat of each worker, in memory
 balance.py           connections of each worker, in shared memory
 request_log.py       metrics and the access log
 
-docs/http_worker.md has what each piece was measured to bring.
+docs/http_worker.md has measurements of what each piece gains.
 """

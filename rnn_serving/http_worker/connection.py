@@ -16,7 +16,7 @@ from rnn_serving.http_worker.request_reader import Refusal, RequestReader
 log = logging.getLogger(__name__)
 
 RECEIVE_BYTES = 2**16
-# Seconds without a byte of a request's body, and the bytes a second expected of it after that many seconds.
+# A body times out after BODY_TIMEOUT_S without data, or if it stays below MIN_BODY_RATE bytes per second after that.
 BODY_TIMEOUT_S, MIN_BODY_RATE = 10, 1000
 _BODILESS = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
 
@@ -24,8 +24,8 @@ _BODILESS = {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
 class HTTPConnection:
     """Passes one request after the other to a WSGI application, in the order of their arrival.
 
-    `waiting_since` is when we began to wait for the client, to send a request or to take its answer, as a time of
-    `time.monotonic()`; None while the client waits. `has_unread` says whether the client may still be sending its last
+    `waiting_since` is `time.monotonic()` when the connection began to wait for the client; None while a request is
+    processed. `has_unread` says whether the client may still be sending its last
     request. `may_keep()` returns whether it may send another one; `log(environ, status, headers, size, seconds)` is
     called for each answer.
     """
@@ -153,7 +153,7 @@ class HTTPConnection:
                 if not self._receive():
                     break
         except TimeoutError:
-            message = f"nothing arrived for {BODY_TIMEOUT_S} s, or less than {MIN_BODY_RATE} bytes a second"
+            message = f"nothing arrived for {BODY_TIMEOUT_S} s, or less than {MIN_BODY_RATE} bytes per second"
             raise TimeoutError(message) from None
         finally:
             self._socket.settimeout(None)

@@ -1,5 +1,7 @@
 """Run a WSGI application in gunicorn's worker processes, from Python."""
 
+import contextlib
+import gc
 import os
 import resource
 import shutil
@@ -13,17 +15,16 @@ from gunicorn.errors import AppImportError
 
 from rnn_serving import addresses
 from rnn_serving.command_line import UserError
-from rnn_serving.http_worker import heartbeat
+from rnn_serving.http_worker import drain, heartbeat
 from rnn_serving.http_worker.balance import Balance
 
-# Seconds for the requests in flight when the server is told to stop, and without a sign of life before a worker is
-# replaced.
+# Seconds to finish requests at shutdown, and without a heartbeat before a worker is replaced.
 GRACE_S, HUNG_S = 30, 60
 # Seconds an idle connection stays open: longer than a client's pause, so that it need not connect again.
 KEEP_ALIVE_S = 75
 # Connections that one worker keeps open, and files that it needs besides.
 MAX_CONNECTIONS, OTHER_FILES = 4000, 200
-METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def listen(host, port):
@@ -41,38 +42,52 @@ def listen(host, port):
         ) from error
 
 
-def serve(open_app, listener, workers, access_log=False):
+def serve(open_app, listener, workers, access_log=False, before_fork=lambda: None):
     """Serve on `listener` until SIGTERM or Ctrl-C and finish the requests in flight; return the exit status.
 
+    `before_fork()` may import what all workers need; it must not start threads.
     `open_app() -> (WSGI application, served model)` is called in each worker, after the fork; it may raise UserError.
     The model's `load()` and, from time to time, `refresh()` are called in a thread of their own. One line, with the
     application's `describe_start(version)`, is printed when the first worker has loaded it.
     """
     arbiter, metrics_directory = os.getpid(), _make_metrics_directory()
     heartbeat.keep_in_memory()
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda *_: sys.exit())  # until gunicorn has its own handlers
     try:
+        before_fork()
+        gc.freeze()  # a collection in a worker would write to every object, and so copy the memory that it shares
         _GracefulArbiter(_Application(open_app, listener, workers, access_log)).run()
     except SystemExit as end:
         if os.getpid() != arbiter:
-            raise  # the end of a worker, whose status the arbiter reads
+            _end_worker(end.code)
         return 1 if end.code else 0
     finally:
         if os.getpid() == arbiter and metrics_directory:
             shutil.rmtree(metrics_directory, ignore_errors=True)
 
 
+def _end_worker(status):
+    """End at once: a thread that is still in TensorFlow would crash while Python tears down the interpreter."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status or 0)
+
+
 def _make_metrics_directory():
     """Return a new directory in which the workers share their metrics, None if there is no place for one."""
     try:
-        os.environ[METRICS_DIRECTORY] = tempfile.mkdtemp(prefix="flask-metrics-")
+        os.environ[METRICS_VARIABLE] = tempfile.mkdtemp(prefix="flask-metrics-")
     except OSError as error:
         print(
-            f"{_Application.name}: no temporary directory ({error.strerror}, TMPDIR): /metrics shows one worker's",
+            f"{_Application.name}: cannot create a temporary directory ({error.strerror}); set TMPDIR. "
+            "/metrics covers one worker only",
             file=sys.stderr,
             flush=True,
         )
         return None
-    return os.environ[METRICS_DIRECTORY]
+    return os.environ[METRICS_VARIABLE]
 
 
 class _Application(BaseApplication):
@@ -83,7 +98,7 @@ class _Application(BaseApplication):
     def __init__(self, open_app, listener, workers, access_log):
         self._open_app, self._app, self.model = open_app, None, None
         host, port = listener.getsockname()[:2]
-        self._url = f"http://{addresses.join(addresses.reachable(host), port)}/{addresses.listens_on(host)}"
+        self._url = f"http://{addresses.join(addresses.reachable(host), port)}/{addresses.wildcard_note(host)}"
         self._balance = Balance(workers)
         # One byte for all workers to read: whichever gets it is the first.
         self._token, writer = os.pipe()
@@ -99,7 +114,7 @@ class _Application(BaseApplication):
             "keepalive": KEEP_ALIVE_S,
             "loglevel": "warning",
             "logger_class": "rnn_serving.http_worker.request_log.RequestLog",
-            # A SCRIPT_NAME or a scheme that a proxy reports changes no answer, and a wrong one would be an error.
+            # Ignore proxy headers: responses do not depend on them, and gunicorn rejects invalid ones.
             "forwarded_allow_ips": "",
             "accesslog": "-" if access_log else None,
             # Its default path is the same for all instances of a user, so that two servers would compete for it.
@@ -133,7 +148,7 @@ class _Application(BaseApplication):
 
     def _after_end(self, arbiter, worker):
         self._balance.give_back(worker.slot)
-        if METRICS_DIRECTORY not in os.environ:
+        if METRICS_VARIABLE not in os.environ:
             return
         # Imported here: in the workers the metrics begin with the first import, which must come after the fork.
         from prometheus_client import multiprocess
@@ -155,6 +170,12 @@ class _GracefulArbiter(Arbiter):
     def handle_int(self):
         """Treat Ctrl-C as SIGTERM: gunicorn would drop the requests in flight."""
         self.handle_term()
+
+    def stop(self, graceful=True):
+        """End the workers; these first accept all connections that the system has accepted."""
+        for listener in self.LISTENERS:
+            drain.take_no_more_connections(listener.sock)
+        super().stop(graceful)
 
     def reload(self):
         """Start new workers on SIGHUP; the old ones serve until these have loaded the model."""

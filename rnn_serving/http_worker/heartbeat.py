@@ -1,4 +1,4 @@
-"""A worker's sign of life, kept in memory: gunicorn's own file needs a writable directory."""
+"""A worker's heartbeat, kept in memory: gunicorn's own file needs a writable directory."""
 
 import os
 

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 import orjson
 from gunicorn.glogging import Logger
 
-# A path that clients can invent must not be a label: each one would stay in memory.
-_PATHS = {"/", "/metadata", "/healthz", "/readyz", "/metrics"}
+from rnn_serving.endpoint.json_api import VERSION_HEADER
+from rnn_serving.endpoint.operations import PATHS
+
 _MAX_BYTES = 2**63 - 1
 
 
@@ -24,7 +25,8 @@ class RequestLog(Logger):
         from rnn_serving.endpoint import metrics
 
         path = environ.get("PATH_INFO", "")
-        metrics.count_request(path if path in _PATHS else "other", status, seconds)
+        # A path that clients can invent must not be a label: each one would stay in memory.
+        metrics.count_request(path if path in PATHS else "other", status, seconds)
         if self._writes_lines:
             sys.stdout.write(_line(environ, path, status, headers, size, seconds))
             sys.stdout.flush()
@@ -42,7 +44,7 @@ def _line(environ, path, status, headers, size, seconds):
         # A client may claim any length; orjson writes 64 bits at most.
         "bytes_in": min(int(environ.get("CONTENT_LENGTH") or 0), _MAX_BYTES),
         "bytes_out": size,
-        "model_version": lower.get("x-model-version"),
+        "model_version": lower.get(VERSION_HEADER.lower()),
         "user_agent": environ.get("HTTP_USER_AGENT"),
     }
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE).decode()

@@ -13,7 +13,7 @@ MAX_HEAD_BYTES, MAX_URL_BYTES, MAX_HEADERS = 2**16, 8190, 100
 # Digits of a Content-Length: any number of zeros may lead it, and Python limits the digits that it converts.
 MAX_LENGTH_DIGITS = 20
 
-_UNNAMED = {"CONTENT_TYPE", "CONTENT_LENGTH"}
+_WITHOUT_HTTP_PREFIX = {"CONTENT_TYPE", "CONTENT_LENGTH"}
 
 
 class Refusal(NamedTuple):
@@ -57,7 +57,7 @@ class RequestReader:
         self._held += len(data)
         self._parse(data)
         if self._held > MAX_HEAD_BYTES:
-            message = f"the head, or a trailer, has more than {MAX_HEAD_BYTES} bytes; expected at most as many"
+            message = f"the head, or a trailer, is too long; expected at most {MAX_HEAD_BYTES} bytes"
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
 
     def _parse(self, data):
@@ -68,7 +68,7 @@ class RequestReader:
             self._refuse(HTTPStatus.BAD_REQUEST, f"{error}; expected an HTTP/1.1 request")
 
     def _rest_of(self, data):
-        """Parse up to a request for another protocol; return the rest, which is parsed as HTTP/1.1 all the same."""
+        """Parse `data`; if a request asks for an upgrade, ignore that and return the rest as HTTP/1.1."""
         try:
             self._parser.feed_data(data)
             return b""
@@ -94,7 +94,7 @@ class RequestReader:
         """Add a header, or a trailer, which is not used."""
         self._headers.append((name, value))
         if len(self._headers) > MAX_HEADERS:
-            message = f"the head has more than {MAX_HEADERS} headers; expected at most as many"
+            message = f"the head has too many headers; expected at most {MAX_HEADERS}"
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
 
     def on_headers_complete(self):
@@ -150,7 +150,7 @@ class RequestReader:
                 HTTPStatus.EXPECTATION_FAILED, f"Expect is {environ['HTTP_EXPECT']!r}; expected '100-continue'", environ
             )
         if len(environ.get("CONTENT_LENGTH", "")) > MAX_LENGTH_DIGITS:
-            message = f"Content-Length has more than {MAX_LENGTH_DIGITS} digits; expected at most as many"
+            message = f"Content-Length is too long; expected at most {MAX_LENGTH_DIGITS} digits"
             self._refuse(HTTPStatus.BAD_REQUEST, message, environ)
 
 
@@ -161,7 +161,7 @@ def _environ_key(name):
     if "_" in key:
         return None
     key = key.replace("-", "_")
-    return key if key in _UNNAMED else "HTTP_" + key
+    return key if key in _WITHOUT_HTTP_PREFIX else "HTTP_" + key
 
 
 @functools.lru_cache(maxsize=256)

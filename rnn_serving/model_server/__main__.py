@@ -125,7 +125,7 @@ def start_rest(core):
 
 def printed(host, port):
     """Return an address that a client can connect to, and what to add if the server listens on all addresses."""
-    return addresses.join(addresses.reachable(host), port), addresses.listens_on(host)
+    return addresses.join(addresses.reachable(host), port), addresses.wildcard_note(host)
 
 
 if __name__ == "__main__":

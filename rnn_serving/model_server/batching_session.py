@@ -20,7 +20,7 @@ PER_MODEL_FILE = "batching_params.pbtxt"
 
 
 class _BatchedRequest:
-    """The inputs of one request; times are of `time.monotonic()`."""
+    """The inputs of one request; times are `time.monotonic()` timestamps."""
 
     __slots__ = ("arrived", "deadline", "inputs", "rows")
 
@@ -87,7 +87,7 @@ class BatchingSession:
             return _joined_outputs(await asyncio.gather(*submitted))
 
     def _checked_rows(self, request):
-        """Return the number of rows; without any there is no need to wait, while C++ would wait for another request.
+        """Check and return the number of rows. Empty requests skip batching, unlike in C++.
 
         Raises: ServingError if they are too many.
         """

@@ -94,8 +94,8 @@ class ServerCore:
 
         A model stays new until it has been available: if its first reload ended before, the next one waits as well.
         The wait ends when `keep_waiting()` returns false.
-        Raises: ServingError; the old configuration stays unless the error is that a new model failed, or that requests
-        are to be logged.
+        Raises: ServingError. On error the old configuration is kept, except if a new model fails to load or request
+        logging is configured.
         """
         if config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
@@ -110,7 +110,7 @@ class ServerCore:
         model_config.check_logging(config)
 
     def _wait(self, kind, keep_waiting=lambda: True):
-        """Wait until each model that has not been available yet is, or has failed; at most until the server stops.
+        """Wait until every new model is available or has failed, or the server stops.
 
         Raises: ServingError if models failed; `kind` is what the message calls them.
         """
@@ -129,7 +129,7 @@ class ServerCore:
         self._labels = self._check_labels(config)
         model_config.check_platforms(config)
         if config != self._config:
-            model_config.warn_of_what_serves_nothing(config)
+            model_config.warn_if_nothing_served(config)
         before = set(self._names())
         self._config = config
         names = set(self._names())
@@ -159,7 +159,7 @@ class ServerCore:
         return labels
 
     def _poller(self, interval_s, poll):
-        """Return a thread, not yet started, that calls `poll` at an interval until the server stops; 0 for never."""
+        """Return a thread, not yet started, that calls `poll` at an interval until the server stops; 0 disables it."""
 
         def repeat():
             while interval_s > 0 and not self._stopping.wait(interval_s):

@@ -13,8 +13,8 @@ from rnn_serving.model_server.errors import ServingError
 from rnn_serving.model_server.tensors import claimed_bytes
 from rnn_serving.model_server.unpacking import Budget
 
-# The C++ server accepts any message that protobuf does, up to 2 GiB. A limit on compressed messages alone does not
-# exist, and 2 MB of them unpack to 2 GB: gRPC stops unpacking here. --grpc_channel_arguments sets another limit.
+# The C++ server accepts any message that protobuf does, up to 2 GiB. gRPC has no separate limit for compressed
+# messages, and 2 MB can expand to 2 GB, so limit all messages. --grpc_channel_arguments sets another limit.
 MAX_MESSAGE_BYTES = 256 * 2**20
 # Answering takes up to ten times the size of a request.
 BUDGET_BYTES, IGNORED_BYTES = 256 * 2**20, 64 * 2**10
@@ -90,7 +90,7 @@ def _parse(content, request_class, context):
     Raises: ServingError if it does not parse, or if the caller's deadline has passed.
     """
     context.set_trailing_metadata(SERVED_BY)
-    if not _is_waiting(context):  # the deadline passed in the queue for a thread
+    if not _deadline_is_open(context):  # the deadline passed in the queue for a thread
         raise ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
     try:
         return request_class.FromString(content)
@@ -98,6 +98,6 @@ def _parse(content, request_class, context):
         raise ServingError(grpc.StatusCode.INTERNAL, "Exception deserializing request!") from error
 
 
-def _is_waiting(context):
+def _deadline_is_open(context):
     remaining_s = context.time_remaining()
     return remaining_s is None or remaining_s > 0

@@ -1,4 +1,4 @@
-"""The gRPC server: a port and a UNIX socket, the services, and errors as gRPC statuses."""
+"""The gRPC server: a port and a UNIX socket, and the services; grpc_handlers.py turns their errors into statuses."""
 
 import asyncio
 import os

@@ -1,6 +1,6 @@
 """PredictionService and ModelService: each method takes a request and a context, and returns a response.
 
-They raise ServingError, which `grpc_server` turns into a gRPC status.
+They raise ServingError, which `grpc_handlers` turns into a gRPC status.
 """
 
 import asyncio

@@ -96,7 +96,7 @@ def _row_texts(alias, array, depth):
 
 
 def _nested(texts, shape, depth):
-    """Return the JSON of a value; `depth` None: on one line."""
+    """Return the JSON of a value, on one line if `depth` is None."""
     for axis in reversed(range(len(shape))):
         length, count = shape[axis], math.prod(shape[:axis])
         at_depth = None if depth is None else depth + axis
@@ -105,7 +105,7 @@ def _nested(texts, shape, depth):
 
 
 def _list(texts, depth=None):
-    """Return a list; `depth` None: on one line, else with an element on each."""
+    """Return a list, on one line if `depth` is None, else with an element on each."""
     if depth is None or not texts:
         return "[" + ", ".join(texts) + "]"
     inner = _line(depth + 1)

@@ -4,6 +4,7 @@ from itertools import chain
 
 import numpy as np
 
+from rnn_serving.array_batches import object_array
 from rnn_serving.model_server import json_text, json_values
 from rnn_serving.model_server.errors import invalid_argument
 from rnn_serving.model_server.json_values import FLOATS, INT32, INTEGERS, PYTHON_TYPES
@@ -46,7 +47,7 @@ def to_array(flat, dtype):
     """Return a flat list of checked values as an array."""
     if dtype == "string":
         encoded = [value if isinstance(value, bytes) else value.encode(*json_text.ENCODING) for value in flat]
-        return np.array([*encoded, None], object)[:-1]
+        return object_array(encoded)
     if dtype in FLOATS:
         with np.errstate(over="ignore"):
             return np.array(flat, np.float64).astype(dtype)

@@ -66,7 +66,7 @@ class Manager:
             self._changed.notify_all()
 
     def _may_be_replaced(self, servable, directory):
-        """Return whether a version that is found in another directory now has not been loaded from the old one."""
+        """Return whether a version that moved to another directory may be replaced, because it is not loaded."""
         is_unloaded = servable.state in (State.START, State.LOADING, State.END)
         return servable.directory != directory and is_unloaded and self._busy.get(servable.name) is not servable
 

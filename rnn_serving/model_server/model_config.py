@@ -73,8 +73,8 @@ def check_reload_of_file(config, current):
         )
 
 
-def warn_of_what_serves_nothing(config):
-    """Log what in a ModelServerConfig serves nothing, although it is valid."""
+def warn_if_nothing_served(config):
+    """Log what makes a valid ModelServerConfig serve nothing."""
     models = config.model_config_list.config
     if not models:
         log.warning("The configuration lists no model: nothing is served")

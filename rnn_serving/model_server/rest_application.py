@@ -17,7 +17,7 @@ from rnn_serving.model_server import (
     rest_routes,
     unpacking,
 )
-from rnn_serving.model_server.errors import ServingError, invalid_argument
+from rnn_serving.model_server.errors import TRUNCATED, ServingError, invalid_argument
 from rnn_serving.model_server.metadata import SIGNATURE_FIELD, get_model_metadata
 from rnn_serving.saved_model import DEFAULT_SIGNATURE
 
@@ -44,7 +44,7 @@ HTTP_STATUS = {
 }
 MAX_BODY_BYTES = 2**31 - 1
 # Longer messages, which quote names in the request, are cut.
-MAX_ERROR_LENGTH, TRUNCATED = 2**16, "...TRUNCATED"
+MAX_ERROR_LENGTH = 2**16
 # Bodies that unpack to more are counted in the memory that unpacked bodies may take together.
 SMALL_BODY_BYTES = 2**20
 JSON, TEXT, HTML = "application/json", "text/plain", "text/html"

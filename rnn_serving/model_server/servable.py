@@ -22,14 +22,14 @@ _MODEL_FILES = (*exports.SAVED_MODEL_FILES, "model.tflite")
 class Servable:
     """One version of one model; its state changes as the manager loads and unloads it.
 
-    `error` is why a version that ended did not load; `failure` is why the last attempt failed, which others may follow.
+    `failure`: error of the last load attempt; `error`: final error after the last retry.
     """
 
     def __init__(self, name, number, directory):
         self.name, self.number, self.directory = name, number, directory
         self.state, self.error = State.START, None
         self.aspired = True
-        self.failure, self.attempts, self.next_attempt = None, 0, 0.0  # of loads; a time of `time.monotonic()`
+        self.failure, self.attempts, self.next_attempt = None, 0, 0.0  # of loads; a `time.monotonic()` timestamp
         self._model, self._batching = None, None
         self._users, self._idle = 0, threading.Condition()
 

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from rnn_serving.array_batches import object_array
 from rnn_serving.model_server.errors import invalid_argument
 from rnn_serving.quiet_tensorflow import tf
 
@@ -91,7 +92,7 @@ def _decode_plain(tensor):
     if tensor.dtype == types_pb2.DT_STRING:
         if tensor.tensor_content or len(tensor.string_val) != size:
             return None
-        return np.array([*tensor.string_val, None], object)[:-1].reshape(shape)
+        return object_array(tensor.string_val).reshape(shape)
     if tensor.tensor_content:
         if len(tensor.tensor_content) != size * np.dtype(numpy_type).itemsize:
             return None

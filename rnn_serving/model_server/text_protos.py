@@ -31,7 +31,7 @@ _POOL = descriptor_pool.DescriptorPool()
 
 
 def _message_types(*imports, **messages):
-    """Return the message classes for {name: {field: type}}; a type is a scalar, a message's name, or [type]."""
+    """Return {name: message class} for {name: {field: type}}; a type is a scalar, a message's name, or [type]."""
     file = descriptor_pb2.FileDescriptorProto(name="rnn_serving/text_protos.proto", package=_PACKAGE, syntax="proto3")
     for imported in imports:
         _add_to_pool(imported)
@@ -46,7 +46,8 @@ def _message_types(*imports, **messages):
             else:
                 added.type = kind
     _POOL.Add(file)
-    return [message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in messages]
+    found = {name: _POOL.FindMessageTypeByName(f"{_PACKAGE}.{name}") for name in messages}
+    return {name: message_factory.GetMessageClass(descriptor) for name, descriptor in found.items()}
 
 
 def _add_to_pool(file):
@@ -56,7 +57,7 @@ def _add_to_pool(file):
     _POOL.AddSerializedFile(file.serialized_pb)
 
 
-BatchingParameters, _, SessionBundleConfig, SavedModelBundleSourceAdapterConfig, _, MonitoringConfig = _message_types(
+_TYPES = _message_types(
     wrappers_pb2.DESCRIPTOR,
     config_pb2.DESCRIPTOR,
     named_tensor_pb2.DESCRIPTOR,
@@ -93,6 +94,9 @@ BatchingParameters, _, SessionBundleConfig, SavedModelBundleSourceAdapterConfig,
     PrometheusConfig={"enable": _BOOL, "path": _TEXT},
     MonitoringConfig={"prometheus_config": f".{_PACKAGE}.PrometheusConfig"},
 )
+BatchingParameters, MonitoringConfig = _TYPES["BatchingParameters"], _TYPES["MonitoringConfig"]
+SessionBundleConfig = _TYPES["SessionBundleConfig"]
+SavedModelBundleSourceAdapterConfig = _TYPES["SavedModelBundleSourceAdapterConfig"]
 
 
 def read(path, message_class):

@@ -5,13 +5,13 @@ import time
 
 import grpc
 
+from rnn_serving import exports
 from rnn_serving.model_server import inference, monitoring, predict
 from rnn_serving.model_server.errors import ServingError, invalid_argument
 from rnn_serving.quiet_tensorflow import tf
 
 from tensorflow_serving.apis import prediction_log_pb2
 
-WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
 
 
@@ -20,7 +20,7 @@ def warm_up(servable, iterations=0):
 
     Raises: ServingError if the file is not a TFRecord of PredictionLogs, has too many, or if a request fails.
     """
-    path = os.path.join(servable.directory, WARMUP_FILE)
+    path = os.path.join(servable.directory, exports.WARMUP_FILE)
     if not os.path.exists(path):
         return
     started = time.perf_counter()

@@ -18,7 +18,7 @@ def scripted_rows():
 def test_the_finding_names_the_best_of_the_rows_and_what_it_is_not_sure_of():
     sentence = finding.describe_finding(scripted_rows())
     assert sentence.startswith(
-        "Most requests with 32 callers: Flask endpoint, 1 worker, 45 a second, 4.50 times the article's; "
+        "Most requests with 32 callers: Flask endpoint, 1 worker, 45 per second, 4.50 times the article's; "
         "Flask gateway, is level with it within the spread of the rounds. Shortest median with 1 caller: "
     )
 

@@ -67,14 +67,15 @@ def test_a_note_marks_its_row_which_then_has_no_place_in_the_finding(reports):
     assert page.count('<span class="remark">disturbed</span><span class="remark">a &lt;backup&gt; ran</span>') == 1
     assert "<li>on all</li>" in page
     result = json.loads((reports / "latency.json").read_text())
-    assert result["finding"].startswith("Most requests with 32 callers: article's Flask server, 10 a second.")
+    assert result["finding"].startswith("Most requests with 32 callers: article's Flask server, 10 per second.")
     assert all(row["marks"] == [] for row in result["rows"])
 
 
 def test_the_report_can_be_written_again_from_its_json(reports, capsys):
     write_report(reports)
     assert report.main(["--reports_dir", str(reports)]) == 0
-    assert "Most requests with 32 callers: Flask endpoint, 1 worker, 30 a second, 3.00 times" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Most requests with 32 callers: Flask endpoint, 1 worker, 30 per second, 3.00 times" in printed
 
 
 def test_a_report_that_can_no_longer_be_written_is_written_elsewhere(reports, monkeypatch, capsys):

@@ -40,7 +40,7 @@ def test_the_table_has_steps_and_seconds_to_each_accuracy_or_says_never(runs):
 
 
 def test_an_aim_goes_by_the_median_of_the_seeds_and_names_each(runs):
-    to_article, to_98_5, accuracy = training_results.judge(runs)
+    to_article, to_98_5, accuracy = training_results.evaluate_aims(runs)
     assert to_article["values"] == [2.0 / 200, 32.0 / 200]
     assert to_article["measured"] == pytest.approx(0.085)
     assert not to_article["met"]
@@ -53,7 +53,7 @@ def test_an_aim_goes_by_the_median_of_the_seeds_and_names_each(runs):
 def test_what_is_never_reached_is_a_miss_and_no_number(runs):
     runs[1].curve.pop()
     runs[2].curve.pop()
-    _, to_98_5, _ = training_results.judge(runs)
+    _, to_98_5, _ = training_results.evaluate_aims(runs)
     assert to_98_5["values"] == [None, None]
     assert to_98_5["measured"] is None
     assert not to_98_5["met"]
@@ -63,7 +63,7 @@ def test_what_is_never_reached_is_a_miss_and_no_number(runs):
 
 @pytest.mark.parametrize(("recipes", "count"), [(["default"], 0), (["article"], 0), (["accurate"], 1)])
 def test_only_recipes_that_ran_are_judged(runs, recipes, count):
-    assert len(training_results.judge([run for run in runs if run.name in recipes])) == count
+    assert len(training_results.evaluate_aims([run for run in runs if run.name in recipes])) == count
 
 
 def test_the_curve_is_the_median_of_the_seeds_with_their_range(runs, tmp_path):

@@ -93,7 +93,7 @@ def test_any_other_http_server_is_recognized(status, body, protocol, data_dir):
 def test_a_flask_server_need_not_be_ours():
     with other_server(405, b"") as port:
         assert server_kind.recognize(f"127.0.0.1:{port}") == "http"
-        server_kind.require("flask", f"127.0.0.1:{port}")
+        server_kind.require_kind("flask", f"127.0.0.1:{port}")
 
 
 def test_where_nothing_answers_nothing_is_recognized():
@@ -102,7 +102,7 @@ def test_where_nothing_answers_nothing_is_recognized():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         assert server_kind.recognize(address, timeout_s=0.2) is None
-        server_kind.require("grpc", "127.0.0.1:9")
+        server_kind.require_kind("grpc", "127.0.0.1:9")
 
 
 def test_the_flags_to_ask_name_the_host_unless_it_is_the_default():

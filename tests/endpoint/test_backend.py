@@ -29,17 +29,22 @@ CODE = grpc.StatusCode
 
 
 class Fake(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """A model server with the signature {x: float32 [2]} -> {x, y}; `answer(request, context)` answers each Predict."""
+    """A model server with the signature {x: float32 [2]} -> {x, y}; `answer(request, context)` answers each Predict.
+
+    `inputs` and `signature_name` may be changed, as by a new version.
+    """
 
     def __init__(self, answer=None, version=1):
         self.answer, self.version, self.requests = answer or echo, version, []
+        self.inputs, self.signature_name = ("x",), "serving_default"
 
     def GetModelMetadata(self, request, context):
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.version.value = self.version
         signatures = get_model_metadata_pb2.SignatureDefMap()
-        signature = signatures.signature_def["serving_default"]
-        for info in (signature.inputs["x"], signature.outputs["x"], signature.outputs["y"]):
+        signature = signatures.signature_def[self.signature_name]
+        inputs = [signature.inputs[key] for key in self.inputs]
+        for info in (*inputs, signature.outputs["x"], signature.outputs["y"]):
             info.name, info.dtype = "tensor:0", types_pb2.DT_FLOAT
             info.tensor_shape.dim.add(size=2)
         response.metadata["signature_def"].Pack(signatures)
@@ -160,13 +165,13 @@ ERRORS = {
     CODE.NOT_FOUND: (ServiceUnavailable, "a model server there that serves mnist"),
     CODE.DEADLINE_EXCEEDED: (GatewayTimeout, "an answer within 10 s"),
     CODE.CANCELLED: (GatewayTimeout, "an answer within 10 s"),
-    CODE.UNKNOWN: (BadGateway, "TensorFlow Serving's answer"),
-    CODE.INTERNAL: (BadGateway, "TensorFlow Serving's answer"),
-    CODE.UNIMPLEMENTED: (BadGateway, "TensorFlow Serving's answer"),
-    CODE.DATA_LOSS: (BadGateway, "TensorFlow Serving's answer"),
-    CODE.ALREADY_EXISTS: (BadGateway, "TensorFlow Serving's answer"),
-    CODE.PERMISSION_DENIED: (BadGateway, "TensorFlow Serving's answer"),
-    CODE.UNAUTHENTICATED: (BadGateway, "TensorFlow Serving's answer"),
+    CODE.UNKNOWN: (BadGateway, "a TensorFlow Serving PredictionService"),
+    CODE.INTERNAL: (BadGateway, "a TensorFlow Serving PredictionService"),
+    CODE.UNIMPLEMENTED: (BadGateway, "a TensorFlow Serving PredictionService"),
+    CODE.DATA_LOSS: (BadGateway, "a TensorFlow Serving PredictionService"),
+    CODE.ALREADY_EXISTS: (BadGateway, "a TensorFlow Serving PredictionService"),
+    CODE.PERMISSION_DENIED: (BadGateway, "a TensorFlow Serving PredictionService"),
+    CODE.UNAUTHENTICATED: (BadGateway, "a TensorFlow Serving PredictionService"),
 }
 
 

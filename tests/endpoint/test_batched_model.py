@@ -90,7 +90,7 @@ def test_a_request_that_the_model_rejects_does_not_fail_the_others():
     first, second, third = answers_to(batched(model), [1], [2], [3])
     assert (first, third) == ([1], [3])
     assert isinstance(second, UnprocessableEntity)
-    assert second.description == "the model refuses 'data': a bad number"
+    assert second.description == "the model rejects 'data': a bad number"
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,9 @@ def test_batching_on_stops_splitting_once_parts_lose_rows(tmp_path):
 
 def publish_model(base, model, inputs, logits=()):
     examples = [publish.ExampleInputs("serving_default", inputs, logits)]
-    with publish.publish(base, 1, {}, examples) as staging:
-        staging.rmdir()
-        odd_models.export(staging, model)
+    with publish.publish(base, 1, {}, examples) as version:
+        version.staging.rmdir()
+        odd_models.export(version.staging, model)
     return base
 
 
@@ -298,7 +298,7 @@ def test_base64_is_read_as_tensorflow_serving_reads_it(text, expected):
         ({"b64": "/w="}, "1 characters of padding; expected 2"),
         ({"b64": "/w==="}, "3 characters of padding"),
         ({"b64": "////="}, "1 characters of padding; expected 0"),
-        ({"b64": "/"}, "1 characters; expected a multiple of 4"),
+        ({"b64": "/"}, "1 characters, 1 more than a multiple of 4"),
         ({"b64": "=/w="}, "'=' at position 0"),
         ({"b64": "/w==/w=="}, "at position"),
         ({"b64": "data:;base64,/w=="}, "':' at position"),

@@ -1,18 +1,24 @@
+import functools
 import os
 import signal
 import sys
 import threading
+import time
 
+import gevent
 import numpy as np
 import pytest
 import requests
 from conftest import run_script, start_flask, start_model_server, started
 from endpoint_processes import wait_until
-from test_backend import Fake, serving
+from test_backend import Fake, echo, serving
+from werkzeug.exceptions import GatewayTimeout, HTTPException, ServiceUnavailable
 
 from benchmarks import server_processes
 from rnn_serving.endpoint import gateway_model
+from rnn_serving.endpoint import signature as signatures
 from rnn_serving.endpoint.threads import Threads
+from rnn_serving.http_worker.greenlets import Greenlets
 from rnn_serving.saved_model import ServedModel
 
 
@@ -130,4 +136,70 @@ def test_a_gateway_whose_backend_has_gone_says_so(monkeypatch, caplog):
         model.refresh()
     model.close()
     assert caplog.text.count("UNAVAILABLE") == 2
-    assert caplog.text.count("; requests get 503 until one is back") == 2
+    assert caplog.text.count("; keeping the signature of version 1") == 2
+
+
+@pytest.mark.parametrize(
+    ("inputs", "name", "reason"),
+    [
+        (("x", "another"), "serving_default", "model mnist has inputs ['another', 'x']; expected one input"),
+        ((), "serving_default", "model mnist has inputs []; expected one input"),
+        (("x",), "other", "has no signature 'serving_default'; expected one of ['other']"),
+    ],
+)
+def test_a_new_version_that_the_endpoint_cannot_serve_leaves_the_signature(monkeypatch, caplog, inputs, name, reason):
+    monkeypatch.setattr(gateway_model, "SIGNATURE_INTERVAL_S", 0.0)
+    fake = Fake()
+    with serving(fake) as address:
+        check = functools.partial(signatures.check_model, input_key=None, output_key="y", postprocess=None)
+        model = gateway_model.GatewayModel(address, "mnist", "serving_default", 5.0, Threads, check)
+        model.load()
+        fake.version, fake.inputs, fake.signature_name = 2, inputs, name
+        model.refresh()
+        with model.acquire() as request:
+            assert (request.version, list(request.signature.inputs)) == (1, ["x"])
+            outputs = request.predict({"x": np.float32([1, 2])})
+            assert (sorted(outputs), request.version) == (["x", "y"], 2)
+        assert f"{reason}; keeping the signature of version 1" in caplog.text
+        fake.inputs, fake.signature_name = ("z",), "serving_default"
+        model.refresh()
+        with model.acquire() as request:
+            assert (request.version, list(request.signature.inputs)) == (2, ["z"])
+        model.close()
+
+
+def test_a_gateway_that_was_never_loaded_can_be_closed():
+    gateway_model.GatewayModel("127.0.0.1:1", "mnist", "serving_default", 0.5, Threads, lambda backend: None).close()
+
+
+def test_waiting_for_a_thread_counts_towards_the_deadline_and_beyond_the_limit_a_request_is_refused(monkeypatch):
+    monkeypatch.setattr(gateway_model, "MAX_CALLS", 1)
+    monkeypatch.setattr(gateway_model, "MAX_WAITING", 1)
+    gate = threading.Event()
+    fake = Fake(lambda request, context: gate.wait(30) and echo(request, context))
+    with serving(fake) as address:
+        model = gateway_model.GatewayModel(address, "mnist", "serving_default", 1.0, Greenlets, lambda backend: None)
+        model.load()
+        began = time.monotonic()
+        errors = outcomes(model, 3)
+        assert [type(error) for error in errors] == [GatewayTimeout, GatewayTimeout, ServiceUnavailable]
+        assert errors[2].description == "1 requests are waiting; expected fewer at a time"
+        assert time.monotonic() - began < 1.9
+        gate.set()
+        assert [type(outcome) for outcome in outcomes(model, 2)] == [dict, dict]
+        model.close()
+
+
+def outcomes(model, count):
+    """Send requests from greenlets of their own; return the outputs or the error of each."""
+
+    def ask():
+        try:
+            with model.acquire() as request:
+                return request.predict({"x": np.float32([1, 2])})
+        except HTTPException as error:
+            return error
+
+    greenlets = [gevent.spawn(ask) for _ in range(count)]
+    gevent.joinall(greenlets, 30, raise_error=True)
+    return [greenlet.value for greenlet in greenlets]

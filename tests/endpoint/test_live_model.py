@@ -106,7 +106,7 @@ def test_a_broken_version_is_logged_once_and_ignored(base, caplog):
     model.refresh()
     model.refresh()
     assert served_version(model) == 1
-    assert [record.message for record in caplog.records] == [f"{base}/2 is broken; still serving the previous version"]
+    assert [record.message for record in caplog.records] == [f"{base}/2 is broken; serving version 1 instead"]
 
 
 def test_an_unexpected_error_is_logged_with_its_traceback_and_polling_continues(base, caplog):

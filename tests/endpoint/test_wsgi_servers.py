@@ -75,7 +75,7 @@ def post(url, body, content_type="application/json"):
 def test_answers_are_the_probabilities_of_the_checkpoint(url, checkpoint_dir, test_images):
     images = test_images.images[:20]
     answer = post(url, json.dumps({"data": images.tolist()}))
-    _, expected = checkpoint.load_model(checkpoint.latest(checkpoint_dir))(images)
+    _, expected = checkpoint.load_model(checkpoint.find(checkpoint_dir))(images)
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
     assert answer.headers["X-Model-Version"] == "1"
     np.testing.assert_allclose(answer.json()["y"], expected, atol=1e-5)
@@ -83,7 +83,7 @@ def test_answers_are_the_probabilities_of_the_checkpoint(url, checkpoint_dir, te
 
 def test_concurrent_requests_each_get_their_own_answer(url, checkpoint_dir, test_images):
     images = test_images.images[:64]
-    _, expected = checkpoint.load_model(checkpoint.latest(checkpoint_dir))(images)
+    _, expected = checkpoint.load_model(checkpoint.find(checkpoint_dir))(images)
     with futures.ThreadPoolExecutor(16) as threads:
         answers = list(
             threads.map(lambda image: post(url, json.dumps({"data": image.tolist()})).json()["y"][0], images)

@@ -238,7 +238,7 @@ def test_a_body_that_stalls_times_out(monkeypatch):
 
 def test_a_body_that_trickles_times_out(monkeypatch):
     monkeypatch.setattr(http_connection, "BODY_TIMEOUT_S", 0.2)
-    with timed_out("less than 1000 bytes a second") as client:
+    with timed_out("less than 1000 bytes per second") as client:
         client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 50000\r\n\r\n")
         client.settimeout(0.05)
         for _ in range(200):

@@ -40,7 +40,7 @@ def predict_request(**inputs):
 def test_predict_answers_the_checkpoints_logits_in_the_typed_field(channel, checkpoint_dir, test_images):
     stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
     response, call = stub.Predict.with_call(predict_request(x_input=test_images.images[:9]), timeout=10)
-    expected, _ = checkpoint.load_model(checkpoint.latest(checkpoint_dir))(test_images.images[:9])
+    expected, _ = checkpoint.load_model(checkpoint.find(checkpoint_dir))(test_images.images[:9])
     np.testing.assert_allclose(tf.make_ndarray(response.outputs["y_output"]), expected, atol=1e-5)
     assert len(response.outputs["y_output"].float_val) == 90
     assert response.model_spec.name == "mnist"
