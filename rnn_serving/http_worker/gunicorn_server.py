@@ -1,6 +1,5 @@
 """Run a WSGI application in gunicorn's worker processes, from Python."""
 
-import contextlib
 import gc
 import os
 import resource
@@ -14,7 +13,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
 
 from rnn_serving import addresses
-from rnn_serving.command_line import UserError
+from rnn_serving.command_line import UserError, end_process
 from rnn_serving.http_worker import drain, heartbeat
 from rnn_serving.http_worker.balance import Balance
 
@@ -60,19 +59,11 @@ def serve(open_app, listener, workers, access_log=False, before_fork=lambda: Non
         _GracefulArbiter(_Application(open_app, listener, workers, access_log)).run()
     except SystemExit as end:
         if os.getpid() != arbiter:
-            _end_worker(end.code)
+            end_process(end.code)
         return 1 if end.code else 0
     finally:
         if os.getpid() == arbiter and metrics_directory:
             shutil.rmtree(metrics_directory, ignore_errors=True)
-
-
-def _end_worker(status):
-    """End at once: a thread that is still in TensorFlow would crash while Python tears down the interpreter."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
-    os._exit(status or 0)
 
 
 def _make_metrics_directory():

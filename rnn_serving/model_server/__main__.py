@@ -10,7 +10,7 @@ import sys
 import threading
 from importlib import metadata
 
-from rnn_serving import addresses
+from rnn_serving import addresses, command_line
 from rnn_serving.model_server import flags
 from rnn_serving.model_server.flags import FlagError
 
@@ -129,4 +129,4 @@ def printed(host, port):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command_line.end_process(main(sys.argv[1:]))
