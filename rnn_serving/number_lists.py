@@ -1,10 +1,9 @@
 """Read nested lists of numbers from JSON into an array, without a Python object for each number.
 
 simdjson parses numbers into one buffer, whatever their nesting. The nesting is checked on the text: without the
-characters of numbers, regular lists leave a pattern of brackets and commas that the shape determines.
+characters of numbers, regular lists leave a pattern of brackets and commas that their shape determines.
 """
 
-import functools
 import math
 import re
 import threading
@@ -20,31 +19,25 @@ _HEAD = rb'[ \t\r\n]*\{[ \t\r\n]*"%b"[ \t\r\n]*:[ \t\r\n]*'
 _local = threading.local()
 
 
-def read_number_lists(body, key, shape, dtype):
-    """Return the numbers under the only key of a JSON object as an array of a float dtype.
+def read_number_lists(body, key, max_rank=32):
+    """Return the lists of numbers under the only key of a JSON object as an array, float64, of their shape.
 
-    `shape` is a signature's, (None, *item_shape): the lists hold one item or N, each nested like an item or flat.
-    Returns None for all that is not plainly that: other shapes and dtypes, ragged lists, other values, more keys,
-    numbers that are too large, or text that is not JSON: only a complete parser can tell what is wrong.
+    Returns None for all that is not plainly that: lists that are ragged, empty or nested deeper than `max_rank`, other
+    values, more keys, numbers beyond float64 or 64 bits, text that is not JSON. Only a complete parser can tell what is
+    wrong with it.
     """
-    if not shape or shape[0] is not None or None in shape[1:] or dtype.kind != "f":
-        return None
     start, end = body.find(b"["), body.rfind(b"]") + 1
     if not re.fullmatch(_HEAD % key.encode(), body[:start]) or body[end:].strip(_SPACE) != b"}":
         return None
-    lists, item_shape = body[start:end], tuple(shape[1:])
-    count = _count_items(lists.translate(None, _NUMBERS), item_shape)
-    if not count:
+    lists = body[start:end]
+    shape = _regular_shape(lists.translate(None, _NUMBERS), max_rank)
+    if not shape:
         return None
     try:
         numbers = np.frombuffer(_parser().parse(lists).as_buffer(of_type="d"))
     except (RuntimeError, TypeError, ValueError):
         return None
-    if numbers.size != count * math.prod(item_shape):
-        return None
-    with np.errstate(over="ignore"):
-        array = numbers.astype(dtype)
-    return array.reshape(count, *item_shape) if np.isfinite(array).all() else None
+    return numbers.reshape(shape) if numbers.size == math.prod(shape) else None
 
 
 def _parser():
@@ -53,22 +46,13 @@ def _parser():
     return _local.parser
 
 
-def _count_items(pattern, item_shape):
-    """Return how many items have this pattern of brackets and commas, 0 if it is another one."""
-    for item in _item_patterns(item_shape):
-        if item and pattern == item:
-            return 1
-        count = (len(pattern) - 1) // (len(item) + 1)
-        if count and pattern == b"[" + b",".join([item] * count) + b"]":
-            return count
-    return 0
-
-
-@functools.lru_cache(maxsize=64)
-def _item_patterns(item_shape):
-    """Return the patterns of a nested item and of a flat one."""
-    nested = b""
-    for size in reversed(item_shape):
-        nested = b"[" + b",".join([nested] * size) + b"]"
-    flat = b"[" + b"," * (math.prod(item_shape) - 1) + b"]"
-    return (nested, flat) if item_shape else (nested,)
+def _regular_shape(pattern, max_rank):
+    """Return the shape of regular lists with this pattern of brackets and commas, () if it is another one."""
+    rank = len(pattern) - len(pattern.lstrip(b"["))
+    shape, item = (), b""
+    for depth in range(1, min(rank, max_rank) + 1):
+        # The first list that contains `depth` levels of lists; where it ends, as many brackets are closed.
+        size = pattern.find(b"]" * depth) + depth - (rank - depth)
+        count = (size - 1) // (len(item) + 1)
+        item, shape = b"[" + b",".join([item] * count) + b"]", (count, *shape)
+    return shape if item == pattern else ()

@@ -4,7 +4,7 @@ import orjson
 from flask import Response, abort, request
 from werkzeug.exceptions import HTTPException
 
-from rnn_serving.endpoint.tensor_from_json import InvalidTensor, numpy_type, tensor_from_json
+from rnn_serving.endpoint.tensor_from_json import MAX_RANK, InvalidTensor, numpy_type, tensor_from_json
 from rnn_serving.number_lists import read_number_lists
 
 VERSION_HEADER = "X-Model-Version"
@@ -40,8 +40,11 @@ def tensor_from_body(body, info):
 
     Raises: InvalidTensor if they are not such a tensor.
     """
-    tensor = read_number_lists(body, "data", info.shape, numpy_type(info.dtype))
-    return tensor_from_json(_parse(body), "data", info.shape, info.dtype) if tensor is None else tensor
+    if numpy_type(info.dtype).kind == "f":
+        numbers = read_number_lists(body, "data", MAX_RANK if info.shape is None else len(info.shape))
+        if numbers is not None:
+            return tensor_from_json(numbers, "data", info.shape, info.dtype)
+    return tensor_from_json(_parse(body), "data", info.shape, info.dtype)
 
 
 def _parse(body):

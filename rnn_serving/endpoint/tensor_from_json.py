@@ -19,7 +19,7 @@ _ELEMENTS = {
     "b": ({bool}, "booleans"),
     "O": ({str, dict}, "strings"),
 }
-_MAX_RANK = 32
+MAX_RANK = 32
 
 
 class InvalidTensor(ValueError):
@@ -41,12 +41,17 @@ def numpy_type(dtype):
 def tensor_from_json(value, field, shape, dtype="float32"):
     """Return a JSON value as an array of a signature's `shape`, with None where any size is accepted, and `dtype`.
 
+    For a float `dtype`, nested lists may have been read into an array already, of no higher rank than `shape`.
+
     If the first dimension is unknown, a single item is accepted as a batch of one; an item of known shape may be a flat
     list.
     Raises: InvalidTensor unless all elements are of the right kind and range, in lists of the right lengths.
     """
     kind = numpy_type(dtype)
-    flat, found = _flatten(value, field, _MAX_RANK if shape is None else len(shape), kind)
+    if isinstance(value, np.ndarray):
+        flat, found = value.reshape(-1), value.shape
+    else:
+        flat, found = _flatten(value, field, MAX_RANK if shape is None else len(shape), kind)
     target = _target_shape(found, shape, field)
     return _elements(flat, field, kind).reshape(target)
 
@@ -55,7 +60,7 @@ def _flatten(value, field, max_rank, kind):
     """Return the elements in nested lists of equal lengths as a flat list, and the shape."""
     allowed, expected = _ELEMENTS[kind.kind]
     if not isinstance(value, list):
-        if type(value) in allowed and (max_rank <= 1 or max_rank == _MAX_RANK):
+        if type(value) in allowed and (max_rank <= 1 or max_rank == MAX_RANK):
             return [value], ()
         raise InvalidTensor(f"{field!r} is {_json_name(value)}; expected a list of {expected}")
     flat, shape = value, (len(value),)
@@ -126,8 +131,12 @@ def _elements(flat, field, kind):
     try:
         if kind.kind != "f":
             return np.array(flat, kind)
-        # A third of the time that np.array takes; the letters of NumPy's types are those of struct.
-        array = np.frombuffer(struct.pack(f"{len(flat)}{kind.char}", *flat), kind)
+        if isinstance(flat, np.ndarray):
+            with np.errstate(over="ignore"):
+                array = flat.astype(kind)
+        else:
+            # A third of the time that np.array takes; the letters of NumPy's types are those of struct.
+            array = np.frombuffer(struct.pack(f"{len(flat)}{kind.char}", *flat), kind)
     except (OverflowError, struct.error) as error:  # the latter for an integer that is too large
         raise _out_of_range(field, kind) from error
     if not np.isfinite(array).all():

@@ -70,10 +70,8 @@ def _value_or_object(values, depth):
 def _element_texts(alias, array, depth):
     """Return the JSON of every element of an array at a depth, as a flat list."""
     flat, dtype = np.ravel(array), array.dtype
-    if dtype == np.float32:
-        return [json_text.write_decimal(value, np.float32, 9) for value in flat]
-    if dtype == np.float64:
-        return [json_text.write_decimal(value) for value in flat.tolist()]
+    if dtype in (np.float32, np.float64):
+        return json_text.write_decimals(flat)
     if dtype.kind == "O":
         values = [value if isinstance(value, bytes) else str(value).encode() for value in flat]
         if alias.endswith("_bytes"):

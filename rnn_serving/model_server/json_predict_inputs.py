@@ -1,5 +1,7 @@
 """The inputs of a predict request, as rows or as columns (json_tensor.cc)."""
 
+import numpy as np
+
 from rnn_serving.model_server import json_text
 from rnn_serving.model_server.errors import ServingError, invalid_argument
 from rnn_serving.model_server.json_tensors import array_of, array_of_plain_values, flatten, to_array
@@ -24,6 +26,17 @@ def parse(document, signature, name):
     if COLUMNAR in document:
         return COLUMNAR, _from_columns(document[COLUMNAR], signature)
     raise invalid_argument("Missing 'inputs' or 'instances' key")
+
+
+def takes_numbers(signature):
+    """Return whether rows of numbers, read by `read_number_lists`, are a request for this signature."""
+    return [info.dtype for info in signature.inputs.values()] == ["float32"]
+
+
+def from_numbers(rows, signature):
+    """Return what `parse` does for rows that are an array of numbers."""
+    with np.errstate(over="ignore"):
+        return ROW, {alias: rows.astype(np.float32) for alias in signature.inputs}
 
 
 def _from_rows(document, signature):

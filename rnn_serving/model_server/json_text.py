@@ -8,6 +8,8 @@ import json
 import math
 import re
 
+import numpy as np
+
 from rnn_serving.model_server import rapidjson_parser
 from rnn_serving.model_server.errors import invalid_argument
 from rnn_serving.model_server.rapidjson_parser import ParseError, members, parse_float, parse_int, skip_space, to_object
@@ -114,3 +116,16 @@ def write_decimal(value, to_type=float, digits=17):
     if to_type(text) != value:
         text = format(value, f".{digits}g")
     return text if "." in text or "e" in text else text + ".0"
+
+
+def write_decimals(array):
+    """Return `write_decimal` of each number in a flat array, float32 or float64, in a few passes over all of them."""
+    to_type, digits = (np.float32, 9) if array.dtype == np.float32 else (float, 17)
+    values = array.tolist()
+    if not np.isfinite(array).all():
+        return [write_decimal(value, to_type, digits) for value in values]
+    texts = [format(value, ".6g") for value in values]
+    with np.errstate(over="ignore"):  # six digits of the largest number may be more than that
+        is_exact = (np.array([*map(float, texts)], float).astype(array.dtype) == array).tolist()
+    texts = [text if exact else f"{value:.{digits}g}" for text, exact, value in zip(texts, is_exact, values)]
+    return [text if "." in text or "e" in text else text + ".0" for text in texts]

@@ -19,6 +19,7 @@ from rnn_serving.model_server import (
 )
 from rnn_serving.model_server.errors import TRUNCATED, ServingError, invalid_argument
 from rnn_serving.model_server.metadata import SIGNATURE_FIELD, get_model_metadata
+from rnn_serving.number_lists import read_number_lists
 from rnn_serving.saved_model import DEFAULT_SIGNATURE
 
 from tensorflow_serving.apis import get_model_metadata_pb2
@@ -120,29 +121,35 @@ class Application:
         body = _read_body(environ)
         # As the C++ server: any header that contains this, such as `x-gzip`, in lower case.
         if "gzip" not in environ.get("HTTP_CONTENT_ENCODING", ""):
-            return _ok(call(json_text.parse(body), spec))
+            return _ok(call(body, spec))
         with self._unpacked.reserve(min(unpacking.unpacked_size(body), unpacking.MAX_UNPACKED_BYTES)):
-            return _ok(call(json_text.parse(unpacking.unpack(body)), spec))
+            return _ok(call(unpacking.unpack(body), spec))
 
-    def _predict(self, document, spec):
+    def _predict(self, body, spec):
+        rows = read_number_lists(body, json_predict_inputs.ROW)
+        document = json_text.parse(body) if rows is None else {}
         name = json_values.signature_name(document)
         with self._core.lookup(spec) as servable:
             key = name or DEFAULT_SIGNATURE
             if key not in servable.signatures:
                 raise invalid_argument(f'Serving signature name: "{key}" not found in signature def')
             signature = servable.signatures[key]
-            layout, inputs = json_predict_inputs.parse(document, signature, name)
+            if rows is not None and json_predict_inputs.takes_numbers(signature):
+                layout, inputs = json_predict_inputs.from_numbers(rows, signature)
+            else:
+                document = document or json_text.parse(body)
+                layout, inputs = json_predict_inputs.parse(document, signature, name)
             with monitoring.model_call("predict", spec.name):
                 outputs = servable.run(signature, inputs, None, self._timeout_s())
         return json_answers.write_predictions(outputs, layout)
 
-    def _classify(self, document, spec):
-        request = json_examples.classification_request(document)
+    def _classify(self, body, spec):
+        request = json_examples.classification_request(json_text.parse(body))
         request.model_spec.MergeFrom(spec)
         return json_answers.write_classifications(inference.classify(self._core, request, self._timeout_s()).result)
 
-    def _regress(self, document, spec):
-        request = json_examples.regression_request(document)
+    def _regress(self, body, spec):
+        request = json_examples.regression_request(json_text.parse(body))
         request.model_spec.MergeFrom(spec)
         return json_answers.write_regressions(inference.regress(self._core, request, self._timeout_s()).result)
 
