@@ -163,6 +163,7 @@ def test_what_the_servers_print_on_ipv6_works_in_every_client(on_ipv6, data_dir)
         assert flask_client.main(flags) == 0
 
 
+@pytest.mark.slow
 @needs_ipv6
 def test_a_gateway_forwards_to_ipv6(on_ipv6, data_dir):
     with start_flask("nowhere", "--backend", on_ipv6.grpc, "--host", "[::1]") as gateway:
@@ -170,6 +171,7 @@ def test_a_gateway_forwards_to_ipv6(on_ipv6, data_dir):
         assert flask_client.main(flags) == 0
 
 
+@pytest.mark.slow
 @needs_ipv6
 def test_the_comparison_takes_servers_on_ipv6(on_ipv6, data_dir, export_base, tmp_path):
     flags = ["--data_dir", data_dir, "--model_path", export_base, "--reports_dir", tmp_path, "--num_tests", "5"]
@@ -181,6 +183,7 @@ def test_the_comparison_takes_servers_on_ipv6(on_ipv6, data_dir, export_base, tm
     assert {row["errors"] for row in report["rows"]} == {0}
 
 
+@pytest.mark.slow
 @needs_ipv6
 def test_the_articles_server_listens_on_ipv6(export_base, data_dir):
     port = server_processes.free_port()

@@ -14,6 +14,7 @@ from rnn_serving.quiet_tensorflow import tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 
+@pytest.mark.slow
 def test_saved_model_cli_shows_the_documented_names(export_base, capsys):
     shown = run_script("-m", "tensorflow.python.tools.saved_model_cli", "show", "--dir", export_base / "1", "--all")
     for line in (

@@ -115,6 +115,7 @@ def test_errors_are_counted_listed_and_end_with_status_1(data_dir, tmp_path, ans
     assert message in report["error_list"][0]
 
 
+@pytest.mark.slow
 def test_requests_to_a_server_that_died_are_errors_not_wrong_digits(export_base, data_dir):
     test, sent = dataset.load_test_images(data_dir), []
     with start_flask(export_base) as server, flask_client.connect(server.ready[1], timeout_s=5) as ask:

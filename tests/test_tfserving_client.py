@@ -166,7 +166,7 @@ def test_keys_that_classify_would_ignore_are_an_error(capsys):
     with pytest.raises(SystemExit) as end:
         tfserving_client.parse_arguments(["--method", "classify", "--input_key", "x"])
     assert end.value.code == 2
-    assert "--input_key and --output_key are for --method predict" in capsys.readouterr().err
+    assert "--input_key and --output_key need --method predict" in capsys.readouterr().err
 
 
 @pytest.mark.slow

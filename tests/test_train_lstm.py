@@ -232,6 +232,7 @@ def test_a_second_training_in_the_same_directory_is_an_error_while_the_first_run
         train(data_dir, tmp_path)
 
 
+@pytest.mark.slow
 def test_every_optimizer_and_every_schedule_trains(data_dir, tmp_path):
     for name, schedule in zip(train_lstm.OPTIMIZERS, itertools.cycle(("cosine", "constant"))):
         assert train(data_dir, tmp_path / name, "--optimizer", name, "--schedule", schedule) == 0

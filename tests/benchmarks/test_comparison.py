@@ -103,6 +103,7 @@ def test_running_servers_are_compared_with_the_articles_on_the_same_images(flask
     assert "TF_NUM_INTRAOP_THREADS" in page
 
 
+@pytest.mark.slow
 def test_it_starts_and_stops_a_server_itself_with_the_thread_limit(compare, tmp_path):
     status, _, _ = compare("--servers", "model_server", "--threads", "1")
     assert status == 0
@@ -238,7 +239,7 @@ def test_where_no_report_can_be_written_nothing_is_measured(compare, tmp_path):
         (("--servers", "flask,nginx"), 2, "'flask,nginx' is not of article, flask, gateway, model_server"),
         (("--concurrency", "1,0"), 2, "'0' is not a whole number"),
         (("--rate", "fast"), 2, "'fast' is not a number above 0"),
-        (("--num_tests", "361"), 1, "has 360 test images"),
+        (("--num_tests", "361"), 1, "has only 360 test images"),
     ],
 )
 def test_what_cannot_be_compared_is_an_error(data_dir, tmp_path, flags, status, message):

@@ -252,6 +252,7 @@ def test_without_a_backend_connect_fails_after_the_timeout_and_requests_much_soo
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_a_host_that_accepts_connections_but_never_answers_counts_as_down():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with contextlib.closing(Backend(f"127.0.0.1:{silent.getsockname()[1]}", "mnist", timeout_s=60)) as backend:

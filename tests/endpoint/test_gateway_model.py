@@ -70,6 +70,7 @@ def test_bad_input_is_rejected_before_it_is_forwarded(gateway_url, data, status)
     assert (answer.status_code, list(answer.json())) == (status, ["error"])
 
 
+@pytest.mark.slow
 def test_no_request_is_lost_when_one_of_two_backends_is_killed_under_load(export_base, test_images):
     image, statuses, stop = test_images.images[0].tolist(), [], threading.Event()
 
@@ -115,6 +116,7 @@ def test_an_invalid_or_unreachable_backend_is_an_error_at_start(backend, status,
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_gateway_without_a_backend_says_so_while_it_waits(export_base):
     port = server_processes.free_port()
     command = [sys.executable, "flask_server.py", "--port", "0", "--backend", f"127.0.0.1:{port}"]

@@ -139,6 +139,7 @@ sys.exit(flask_server.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_clients_that_send_nothing_or_read_nothing_are_disconnected(model_path):
     command = [sys.executable, "-c", SHORT_KEEP_ALIVE, "--model_path", str(model_path), "--port", "0"]
     with started(*command, ready=r"ready on (http://\S+/)") as server, contextlib.ExitStack() as stack:

@@ -155,6 +155,7 @@ def test_a_port_that_is_taken_is_an_error(export_base):
     assert "Failed to start server. Error: INVALID_ARGUMENT: Failed to BuildAndStart gRPC server" in ended.stdout
 
 
+@pytest.mark.slow
 def test_a_broken_version_is_retried_then_ends_the_server(tmp_path):
     (tmp_path / "4").mkdir()
     (tmp_path / "4" / "saved_model.pb").write_bytes(b"\xff")
@@ -168,6 +169,7 @@ def test_a_broken_version_is_retried_then_ends_the_server(tmp_path):
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_the_port_stays_closed_until_a_version_is_available(export, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -208,6 +210,7 @@ def test_a_signal_finishes_calls_in_flight_and_exits_0(export_base, tmp_path, ho
         assert "Traceback" not in server.output()
 
 
+@pytest.mark.slow
 def test_the_server_starts_without_start_up_noise(export_base):
     with start_model_server(export_base) as server:
         assert [line.split(" ", 3)[3] for line in server.output().splitlines()] == [

@@ -92,6 +92,7 @@ def test_without_file_descriptors_new_connections_wait_quietly_until_others_are_
         assert server.ask() == ANSWER
 
 
+@pytest.mark.slow
 def test_when_others_have_taken_the_descriptors_the_server_waits_quietly_too(tmp_path):
     # The process has more files open than this limit before the first connection.
     with started(tmp_path) as server, contextlib.ExitStack() as stack:
@@ -106,6 +107,7 @@ def test_when_others_have_taken_the_descriptors_the_server_waits_quietly_too(tmp
         assert server.ask(connections[-1]) == ANSWER
 
 
+@pytest.mark.slow
 def test_more_than_1024_connections_are_served(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:
@@ -167,6 +169,7 @@ def test_a_body_with_one_end_is_read(server, headers, content):
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1]) == ANSWER
 
 
+@pytest.mark.slow
 def test_large_bodies_and_answers_need_no_temporary_files(tmp_path):
     environment = os.environ | {"TMPDIR": str(tmp_path / "nowhere")}
     with started(tmp_path, env=environment) as server:

@@ -260,6 +260,7 @@ def test_a_policy_without_versions_says_so_once(start, half, caplog):
 # Labels
 
 
+@pytest.mark.slow
 def test_labels_of_absent_versions_do_not_hold_up_a_polled_file(start, half, base, config_file, caplog):
     absent = 'version_labels { key: "next" value: 2 } version_labels { key: "far" value: 9 }'
     core = start(models(model("m", base, PLATFORM, ALL, absent)), LABELS, POLL)

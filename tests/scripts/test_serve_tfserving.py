@@ -112,6 +112,7 @@ def test_the_host_is_passed_to_our_server_and_refused_by_name_for_the_other(path
     assert "--host=::1: tensorflow_model_server has no such flag" in process.stderr
 
 
+@pytest.mark.slow
 def test_signals_reach_the_server_itself(export_base):
     command = [SCRIPT, f"--port={server_processes.free_port()}", f"--model_base_path={export_base}"]
     environment = os.environ | {"TFSERVING": "python", "PYTHON": sys.executable}
