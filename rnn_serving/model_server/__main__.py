@@ -4,6 +4,7 @@ python -m rnn_serving.model_server --port=9000 --rest_api_port=8501 --model_name
     --model_base_path="$PWD/exports/mnist"
 """
 
+import gc
 import logging
 import signal
 import sys
@@ -54,6 +55,7 @@ def serve(options):
     from rnn_serving.model_server.core import ServerCore
     from rnn_serving.model_server.options import complete
 
+    gc.freeze()  # a garbage collection that visits TensorFlow's million objects would hold up all calls for 0.1 s
     core = ServerCore(complete(options))
     stop = threading.Event()
 
