@@ -41,15 +41,19 @@ def compare(earlier, rows):
 
 def describe(earlier, result):
     """Return the changes as text."""
-    changes = result["baseline"]
-    moved = [change for change in changes if change["figure"]]
     lines = [f"Ratios to the article's server beyond their spreads since {earlier.get('started_at', 'the baseline')}:"]
-    lines += [f"- {_describe_moved(change)}" for change in moved] or ["- none"]
-    for direction, where in (("only then", "the earlier report"), ("only now", "this report")):
-        lines += [f"- in {where} only: {each}" for each in _loads_of_rows(changes, direction)]
+    lines += [f"- {line}" for line in describe_changes(result["baseline"])]
     if _hardware(earlier) != _hardware(result):
         lines.append("The earlier report is of another machine, on which ratios may differ for that reason alone.")
     return "\n".join(lines)
+
+
+def describe_changes(changes):
+    """Return a line for each ratio that moved, and for each server with rows in one report only."""
+    lines = [_describe_moved(change) for change in changes if change["figure"]] or ["none"]
+    for direction, where in (("only then", "the earlier report"), ("only now", "this report")):
+        lines += [f"in {where} only: {each}" for each in _loads_of_rows(changes, direction)]
+    return lines
 
 
 def _by_load(rows):

@@ -122,7 +122,7 @@ def _open_loop(result):
 def _missing_cpp_server(result):
     """Return a sentence on the C++ server if it was not measured."""
     name = cpp_server.NAME
-    if any(server["server"] == name for server in result["servers"]):
+    if any(server["server"].startswith(name) for server in result["servers"]):
         return []
     return [f"{name} was not measured: where the machine has it, or its Docker image, the same command measures it."]
 

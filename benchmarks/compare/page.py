@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 
 from benchmarks import colours, plots
-from benchmarks.compare import charts, contents, finding, pictures, results_table
+from benchmarks.compare import baseline, charts, contents, finding, pictures, results_table
 from benchmarks.compare.html_parts import figure, items, section, server, table
 from benchmarks.compare.rows import label
 
@@ -40,6 +40,8 @@ OPEN_NOTE = (
     "scheduled arrival."
 )
 
+BASELINE_NOTE = "Ratios to the article's server that moved beyond their spreads since the report named by --baseline."
+
 
 def page(result, extras):
     """Return the report as HTML, with the tables of other benchmarks."""
@@ -64,6 +66,8 @@ def parts(result, rows, extras):
         yield section("Closed loop", found, f"{CLOSED_NOTE} {contents.correctness(rows)}")
     if found := results_table.open_loop(rows):
         yield section("Open loop", found, OPEN_NOTE)
+    if "baseline" in result:
+        yield section("Since the earlier report", items(baseline.describe_changes(result["baseline"])), BASELINE_NOTE)
     for extra in extras:
         yield section(extra["title"], extra_part(extra))
     yield section("Method", items(contents.method(result)))

@@ -168,6 +168,7 @@ def test_the_ratios_of_an_earlier_report_are_compared(flask_url, compare, tmp_pa
     status, out, _ = compare(*servers, "--baseline", str(report))
     assert status == 0
     assert "- flask, concurrency 1: requests/s up, 0.00 (0.00-0.00) -> " in out
+    assert "Since the earlier report" in (tmp_path / "latency.html").read_text(encoding="utf-8")
     changes = result_in(tmp_path)["baseline"]
     assert ("flask", "throughput", "up") in [(each["row"], each["figure"], each["direction"]) for each in changes]
 

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 SOAK_S, CALLERS, WORKERS = 60, 32, 2
 REQUESTS, SETTLED_AFTER, CONNECTIONS = 100_000, 10_000, 16
+KILLED_WORKERS, KILLING_CALLERS = 200, 8
 LIMIT_S = 20
 SLOWEST_S = 5
 # By what factor a worker's memory may grow after it has settled.
@@ -170,6 +171,23 @@ def test_in_a_minute_of_load_only_the_requests_of_a_killed_worker_are_lost(base)
         assert server.stop() == 0
         assert "Traceback" not in server.output()
     assert all(after[pid] <= GROWTH_LIMIT * settled[pid] for pid in after)
+
+
+def test_two_hundred_workers_killed_one_after_the_other_are_replaced(base):
+    with start_flask(base, "--workers", str(WORKERS), "--threads", "1", "--postprocess", "none") as server:
+        url = server.ready[1]
+        all_serve(url, 1)
+        with load(url, KILLING_CALLERS) as callers:
+            for _ in range(KILLED_WORKERS):
+                victim = worker_pids(server)[0]
+                os.kill(victim, signal.SIGKILL)
+                wait_until(lambda victim=victim: victim not in worker_pids(server))
+                all_serve(url, 1)
+        answered, lost = report(f"{KILLED_WORKERS} killed workers", callers)
+        assert lost <= KILLED_WORKERS * KILLING_CALLERS
+        assert answered > KILLED_WORKERS * 10
+        assert server.stop() == 0
+        assert "Traceback" not in server.output()
 
 
 def test_a_hundred_thousand_requests_do_not_grow_a_workers_memory(base):
