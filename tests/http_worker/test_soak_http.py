@@ -16,7 +16,15 @@ import odd_models
 import pytest
 import requests
 from conftest import start_flask
-from endpoint_processes import all_workers_accept, ready_workers, rss_mb, sockets_by_worker, wait_until, worker_pids
+from endpoint_processes import (
+    all_workers_accept,
+    ready_workers,
+    rss_mb,
+    sockets,
+    sockets_by_worker,
+    wait_until,
+    worker_pids,
+)
 
 from rnn_serving import exports
 
@@ -146,7 +154,7 @@ def test_in_a_minute_of_load_only_the_requests_of_a_killed_worker_are_lost(base)
         wait_until(lambda: all_workers_accept(server, WORKERS))
         with load(url, CALLERS) as callers:
             wait_until(lambda: all(caller.seconds for caller in callers))
-            sockets = sockets_by_worker(server)
+            at_first = sockets_by_worker(server)
             deadline, swaps = time.monotonic() + SOAK_S, 0
             swap(base, url)
             before = sum(caller.lost for caller in callers)
@@ -160,7 +168,7 @@ def test_in_a_minute_of_load_only_the_requests_of_a_killed_worker_are_lost(base)
                 swaps += 1
                 settled = settled or {pid: rss_mb(pid) for pid in worker_pids(server)}
             after = {pid: rss_mb(pid) for pid in worker_pids(server)}
-        print("sockets of each worker at first:", sockets)
+        print("sockets of each worker at first:", at_first)
         answered, lost = report(f"{swaps + 1} rounds of versions, one killed worker", callers)
         print("RSS in MB after the first round and the last:", [(int(settled[pid]), int(after[pid])) for pid in after])
         assert before == 0
@@ -173,6 +181,15 @@ def test_in_a_minute_of_load_only_the_requests_of_a_killed_worker_are_lost(base)
     assert all(after[pid] <= GROWTH_LIMIT * settled[pid] for pid in after)
 
 
+def accepts(url, pid):
+    """Return whether a worker with fewer connections than the others accepts one."""
+    idle = sockets(pid)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=LIMIT_S)
+    with contextlib.closing(connection):
+        connection.request("GET", "/readyz")
+        return connection.getresponse().read() == b'{"status":"ready"}\n' and sockets(pid) > idle
+
+
 def test_two_hundred_workers_killed_one_after_the_other_are_replaced(base):
     with start_flask(base, "--workers", str(WORKERS), "--threads", "1", "--postprocess", "none") as server:
         url = server.ready[1]
@@ -181,8 +198,8 @@ def test_two_hundred_workers_killed_one_after_the_other_are_replaced(base):
             for _ in range(KILLED_WORKERS):
                 victim = worker_pids(server)[0]
                 os.kill(victim, signal.SIGKILL)
-                wait_until(lambda victim=victim: victim not in worker_pids(server))
-                all_serve(url, 1)
+                wait_until(lambda gone=victim: len(pids := worker_pids(server)) == WORKERS and gone not in pids)
+                wait_until(lambda: accepts(url, worker_pids(server)[-1]))
         answered, lost = report(f"{KILLED_WORKERS} killed workers", callers)
         assert lost <= KILLED_WORKERS * KILLING_CALLERS
         assert answered > KILLED_WORKERS * 10
