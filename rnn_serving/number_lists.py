@@ -22,13 +22,21 @@ _local = threading.local()
 def read_number_lists(body, key, max_rank=32):
     """Return the lists of numbers under the only key of a JSON object as an array, float64, of their shape.
 
+    Returns None for all that is not plainly that, as `split_number_lists` does.
+    """
+    found = split_number_lists(body, max_rank)
+    if found and re.fullmatch(_HEAD % key.encode(), found[0]) and found[2].strip(_SPACE) == b"}":
+        return found[1]
+    return None
+
+
+def split_number_lists(body, max_rank=32):
+    """Return what precedes the lists of numbers in a JSON text, the lists as an array, float64, and what follows them.
+
     Returns None for all that is not plainly that: lists that are ragged, empty or nested deeper than `max_rank`, other
-    values, more keys, numbers beyond float64 or 64 bits, text that is not JSON. Only a complete parser can tell what is
-    wrong with it.
+    values, a second list elsewhere, numbers beyond float64 or 64 bits. Only a complete parser can tell what is wrong.
     """
     start, end = body.find(b"["), body.rfind(b"]") + 1
-    if not re.fullmatch(_HEAD % key.encode(), body[:start]) or body[end:].strip(_SPACE) != b"}":
-        return None
     lists = body[start:end]
     shape = _regular_shape(lists.translate(None, _NUMBERS), max_rank)
     if not shape:
@@ -37,7 +45,7 @@ def read_number_lists(body, key, max_rank=32):
         numbers = np.frombuffer(_parser().parse(lists).as_buffer(of_type="d"))
     except (RuntimeError, TypeError, ValueError):
         return None
-    return numbers.reshape(shape) if numbers.size == math.prod(shape) else None
+    return (body[:start], numbers.reshape(shape), body[end:]) if numbers.size == math.prod(shape) else None
 
 
 def _parser():

@@ -6,8 +6,11 @@ from rnn_serving.model_server import json_text
 from rnn_serving.model_server.errors import ServingError, invalid_argument
 from rnn_serving.model_server.json_tensors import array_of, array_of_plain_values, flatten, to_array
 from rnn_serving.model_server.json_values import format_error, is_base64
+from rnn_serving.number_lists import split_number_lists
 
 ROW, COLUMNAR = "instances", "inputs"
+# What stands for numbers that were read apart from the rest of a request, and its JSON; and how deep lists may be.
+NUMBERS, NUMBERS_JSON, MAX_RANK = "\0numbers", b'"\\u0000numbers"', 8
 
 
 def parse(document, signature, name):
@@ -28,15 +31,35 @@ def parse(document, signature, name):
     raise invalid_argument("Missing 'inputs' or 'instances' key")
 
 
-def takes_numbers(signature):
-    """Return whether rows of numbers, read by `read_number_lists`, are a request for this signature."""
-    return [info.dtype for info in signature.inputs.values()] == ["float32"]
+def parse_numbers(body):
+    """Return (document, array) of a request with one array of plain numbers, for which NUMBERS stands in the document.
+
+    Returns None for any other request.
+    """
+    found = split_number_lists(body, MAX_RANK)
+    if found is None or NUMBERS_JSON in found[0] + found[2]:
+        return None
+    before, numbers, after = found
+    try:
+        return json_text.parse(before + NUMBERS_JSON + after), numbers
+    except ServingError:
+        return None  # places in the message would be wrong
 
 
-def from_numbers(rows, signature):
-    """Return what `parse` does for rows that are an array of numbers."""
+def layout_of_numbers(document, signature):
+    """Return ROW or COLUMNAR if NUMBERS are the one float input of a signature, None if the request is another one."""
+    inputs = [(alias, info.dtype) for alias, info in signature.inputs.items()]
+    if len(inputs) != 1 or inputs[0][1] != "float32" or (ROW in document) == (COLUMNAR in document):
+        return None
+    if document.get(ROW) == NUMBERS:
+        return ROW
+    return COLUMNAR if document.get(COLUMNAR) in (NUMBERS, {inputs[0][0]: NUMBERS}) else None
+
+
+def from_numbers(numbers, signature):
+    """Return {alias: array} of a signature's one float input."""
     with np.errstate(over="ignore"):
-        return ROW, {alias: rows.astype(np.float32) for alias in signature.inputs}
+        return {alias: numbers.astype(np.float32) for alias in signature.inputs}
 
 
 def _from_rows(document, signature):

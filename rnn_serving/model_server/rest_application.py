@@ -19,7 +19,6 @@ from rnn_serving.model_server import (
 )
 from rnn_serving.model_server.errors import TRUNCATED, ServingError, invalid_argument
 from rnn_serving.model_server.metadata import SIGNATURE_FIELD, get_model_metadata
-from rnn_serving.number_lists import read_number_lists
 from rnn_serving.saved_model import DEFAULT_SIGNATURE
 
 from tensorflow_serving.apis import get_model_metadata_pb2
@@ -126,18 +125,17 @@ class Application:
             return _ok(call(unpacking.unpack(body), spec))
 
     def _predict(self, body, spec):
-        rows = read_number_lists(body, json_predict_inputs.ROW)
-        document = json_text.parse(body) if rows is None else {}
+        document, numbers = json_predict_inputs.parse_numbers(body) or (json_text.parse(body), None)
         name = json_values.signature_name(document)
         with self._core.lookup(spec) as servable:
             key = name or DEFAULT_SIGNATURE
             if key not in servable.signatures:
                 raise invalid_argument(f'Serving signature name: "{key}" not found in signature def')
             signature = servable.signatures[key]
-            if rows is not None and json_predict_inputs.takes_numbers(signature):
-                layout, inputs = json_predict_inputs.from_numbers(rows, signature)
+            if numbers is not None and (layout := json_predict_inputs.layout_of_numbers(document, signature)):
+                inputs = json_predict_inputs.from_numbers(numbers, signature)
             else:
-                document = document or json_text.parse(body)
+                document = document if numbers is None else json_text.parse(body)
                 layout, inputs = json_predict_inputs.parse(document, signature, name)
             with monitoring.model_call("predict", spec.name):
                 outputs = servable.run(signature, inputs, None, self._timeout_s())
