@@ -5,7 +5,7 @@ import numpy as np
 from rnn_serving.model_server import json_text
 from rnn_serving.model_server.errors import ServingError, invalid_argument
 from rnn_serving.model_server.json_tensors import array_of, array_of_plain_values, flatten, to_array
-from rnn_serving.model_server.json_values import format_error, is_base64
+from rnn_serving.model_server.json_values import format_error, is_base64, signature_name
 from rnn_serving.number_lists import split_number_lists
 
 ROW, COLUMNAR = "instances", "inputs"
@@ -41,9 +41,11 @@ def parse_numbers(body):
         return None
     before, numbers, after = found
     try:
-        return json_text.parse(before + NUMBERS_JSON + after), numbers
+        document = json_text.parse(before + NUMBERS_JSON + after)
+        signature_name(document)
     except ServingError:
-        return None  # places in the message would be wrong
+        return None  # the error quotes the document, or a place in it
+    return document, numbers
 
 
 def layout_of_numbers(document, signature):

@@ -52,6 +52,7 @@ def test_plain_numbers_become_the_same_array(request_of, rows):
         b'{"instances": "[1]"}',
         b'{"instances": [[1], [2, 3]]}',
         b'{"instances": [1], "inputs": [2]}',
+        b'{"instances": [1], "signature_name": 2}',
         b'{"instances": [1]',
         b'{"instances": [1 2]}',
         b'{"instances": [{"x0": [1]}]}',
