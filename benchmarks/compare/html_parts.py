@@ -42,7 +42,7 @@ def framed(columns, bodies, texts, names):
 
 
 def cell(inner, column, is_text=False, names=(), style=""):
-    """Return a cell of a table; its column's name stands beside it where the page is narrow."""
+    """Return a cell of a table; on a narrow page, its column's name is shown with it."""
     names = [*names, *(["text"] if is_text else []), *(["wide"] if len(re.sub("<.*?>", "", inner)) > 28 else [])]
     look = f' style="{style}"' if style else ""
     return f'<td data-label="{escape(column)}"{_classes(names)}{look}>{inner}</td>'
