@@ -154,8 +154,9 @@ def started(*command, ready=None, **popen):
             process.terminate()
             try:
                 process.wait(40)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+            finally:  # one that does not stop is an error
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         server._reader.join(5)
         process.stdout.close()

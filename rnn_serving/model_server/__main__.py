@@ -6,6 +6,7 @@ python -m rnn_serving.model_server --port=9000 --rest_api_port=8501 --model_name
 
 import gc
 import logging
+import queue
 import signal
 import sys
 import threading
@@ -57,14 +58,17 @@ def serve(options):
 
     gc.freeze()  # a garbage collection that visits TensorFlow's million objects would hold up all calls for 0.1 s
     core = ServerCore(complete(options))
-    stop = threading.Event()
+    stop, signals = threading.Event(), queue.SimpleQueue()
 
-    def stop_on_signal(number, frame):
+    def stop_on_signal():
+        signals.get()
         stop.set()
         core.stop_waiting()  # `core.start` may still be waiting for a first version
 
+    # A signal interrupts the main thread anywhere, also while it holds the lock of an event: another thread sets it.
+    threading.Thread(target=stop_on_signal, name="signals", daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop_on_signal)
+        signal.signal(number, lambda *_: signals.put(None))
     try:
         core.start()
         if not stop.is_set():

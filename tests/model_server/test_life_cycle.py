@@ -253,6 +253,30 @@ def iter_until(end, *requests):
     end.wait(60)
 
 
+HOLD_THE_LOCK = """
+import sys, threading, time
+
+# The main thread is interrupted where it holds the lock of an event, as `Event.wait` does for a moment.
+def wait(event, timeout=None):
+    with event._cond:
+        if sys._getframe(1).f_code.co_name == "serve_calls":
+            print("holds the lock", flush=True)
+            time.sleep(1)
+    return original(event, timeout)
+
+original, threading.Event.wait = threading.Event.wait, wait
+from rnn_serving.model_server.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_signal_while_the_server_begins_to_wait_stops_it(base):
+    flags = [f"--port={server_processes.free_port()}", "--model_name=mnist", f"--model_base_path={base}"]
+    with started(sys.executable, "-c", HOLD_THE_LOCK, *flags) as server:
+        server.wait_for("holds the lock")
+        assert server.stop(limit_s=LIMIT_S) == 0
+
+
 def test_rest_refuses_new_requests_and_finishes_those_in_flight_at_shutdown(base):
     port = server_processes.free_port()
     with start_model_server(base, f"--rest_api_port={port}") as server, requests.Session() as session:
