@@ -41,10 +41,8 @@ def numpy_type(dtype):
 def tensor_from_json(value, field, shape, dtype="float32"):
     """Return a JSON value as an array of a signature's `shape`, with None where any size is accepted, and `dtype`.
 
-    For a float `dtype`, nested lists may have been read into an array already, of no higher rank than `shape`.
-
     If the first dimension is unknown, a single item is accepted as a batch of one; an item of known shape may be a flat
-    list.
+    list. For a float `dtype`, lists may have been read into an array already, of no higher rank than `shape`.
     Raises: InvalidTensor unless all elements are of the right kind and range, in lists of the right lengths.
     """
     kind = numpy_type(dtype)

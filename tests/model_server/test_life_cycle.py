@@ -169,6 +169,7 @@ def config_text(base, **models):
     )
 
 
+@pytest.mark.slow
 def test_a_configuration_file_is_polled_and_a_broken_one_changes_nothing(base, tmp_path):
     publish_copy(base / "1", base, 2)
     config = tmp_path / "models.config"

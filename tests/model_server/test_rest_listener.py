@@ -73,6 +73,7 @@ def server(tmp_path_factory):
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="reads the processor time in /proc")
 def test_without_file_descriptors_new_connections_wait_quietly_until_others_are_closed(tmp_path):
     with started(tmp_path, files=FILE_LIMIT) as server, contextlib.ExitStack() as stack:

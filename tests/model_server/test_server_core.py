@@ -408,6 +408,7 @@ def test_a_version_is_tried_again_until_it_loads(start, half, base, caplog):
     eventually(lambda: answer(core, "m"), 4.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retries", [2, -1])
 def test_a_version_that_never_loads_is_given_up_after_its_retries(start, base, caplog, retries):
     core = start(models(model("m", base)), f"--max_num_load_retries={retries}", "--load_retry_interval_micros=-1")

@@ -111,6 +111,7 @@ def test_a_value_is_not_repeated_to_more_than_the_limit(dtype):
     assert decode("x", tensor).shape == (5,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--enable_batching",)], ids=str)
 def test_a_compressed_message_is_unpacked_up_to_the_limit_of_messages(export_base, flags):
     limit = "--grpc_channel_arguments=grpc.max_receive_message_length=1000000"
