@@ -49,6 +49,7 @@ def test_no_server_is_an_error_that_says_how_to_start_one(data_dir):
         client("http://127.0.0.1:9", data_dir, "--wait", "0")
 
 
+@pytest.mark.slow
 def test_a_command_pasted_right_after_the_servers_start_waits_for_it(export_base, data_dir, capsys):
     port = server_processes.free_port()
     command = [sys.executable, "flask_server.py", "--model_path", export_base, "--port", str(port)]

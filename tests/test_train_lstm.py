@@ -278,6 +278,7 @@ def keep_state(self, row_gates, hidden, cell):
     return tf.tanh(cell) * tf.sigmoid(output_gate), cell
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_finished", [True, False])
 @pytest.mark.parametrize(
     ("target", "name", "value"), [(model, "FORGET_BIAS", 0.5), (model.LSTMClassifier, "_step", keep_state)]

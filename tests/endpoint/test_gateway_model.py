@@ -101,6 +101,7 @@ def test_no_request_is_lost_when_one_of_two_backends_is_killed_under_load(export
     assert "UNAVAILABLE" in answer.json()["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "status", "message"),
     [

@@ -71,6 +71,7 @@ def test_no_request_in_flight_is_reset_when_the_server_stops(export_base, keeps_
         assert not callers.failures, callers.failures[:5]
 
 
+@pytest.mark.slow
 def test_after_sighup_new_workers_take_over_without_a_failed_request(export_base):
     with start_flask(export_base, "--workers", "2", "--threads", "1") as server:
         before = set(worker_pids(server))

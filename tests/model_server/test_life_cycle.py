@@ -82,6 +82,7 @@ def base(export_base, tmp_path):
 FAST = ("--file_system_poll_wait_seconds=1", "--max_num_load_retries=1", "--load_retry_interval_micros=1000")
 
 
+@pytest.mark.slow
 def test_a_version_that_does_not_load_shows_why_and_the_old_one_goes_on_serving(base):
     with start_model_server(base, *FAST) as server:
         client = Client(server.ready[1])

@@ -182,6 +182,7 @@ def test_a_type_or_a_platform_is_enough(start, half, settings):
     eventually(lambda: answer(core, "m", version={"value": 1}), 3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", ["", "model_type: OTHER", f"{PLATFORM} model_type: TENSORFLOW"])
 def test_a_new_model_with_a_wrong_platform_leaves_the_new_labels_behind(start, half, settings):
     core = start(models(model("half", half, PLATFORM, ALL)))
@@ -370,6 +371,7 @@ def test_a_stop_ends_a_reload_that_waits(start, half, base):
 # Versions that do not load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["latest 1", "latest 2", "all"])
 def test_a_good_version_behind_a_broken_one_loads_at_once(start, half, base, policy):
     """With the default flags, the broken one is tried again for five minutes."""
