@@ -6,6 +6,7 @@ import threading
 import time
 
 import gevent
+import gevent.util
 import numpy as np
 import pytest
 import requests
@@ -175,6 +176,7 @@ def test_a_gateway_that_was_never_loaded_can_be_closed():
     gateway_model.GatewayModel("127.0.0.1:1", "mnist", "serving_default", 0.5, Threads, lambda backend: None).close()
 
 
+@pytest.mark.slow
 def test_waiting_for_a_thread_counts_towards_the_deadline_and_beyond_the_limit_a_request_is_refused(monkeypatch):
     monkeypatch.setattr(gateway_model, "MAX_CALLS", 1)
     monkeypatch.setattr(gateway_model, "MAX_WAITING", 1)
@@ -205,4 +207,5 @@ def outcomes(model, count):
 
     greenlets = [gevent.spawn(ask) for _ in range(count)]
     gevent.joinall(greenlets, 30, raise_error=True)
+    assert all(greenlet.ready() for greenlet in greenlets), "\n".join(gevent.util.format_run_info())
     return [greenlet.value for greenlet in greenlets]
