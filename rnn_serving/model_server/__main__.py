@@ -6,7 +6,7 @@ python -m rnn_serving.model_server --port=9000 --rest_api_port=8501 --model_name
 
 import gc
 import logging
-import queue
+import os
 import signal
 import sys
 import threading
@@ -58,17 +58,21 @@ def serve(options):
 
     gc.freeze()  # a garbage collection that visits TensorFlow's million objects would hold up all calls for 0.1 s
     core = ServerCore(complete(options))
-    stop, signals = threading.Event(), queue.SimpleQueue()
+    stop = threading.Event()
 
-    def stop_on_signal():
-        signals.get()
+    def stop_on_signal(signals):
+        os.read(signals, 1)
         stop.set()
         core.stop_waiting()  # `core.start` may still be waiting for a first version
 
-    # A signal interrupts the main thread anywhere, also while it holds the lock of an event: another thread sets it.
-    threading.Thread(target=stop_on_signal, name="signals", daemon=True).start()
+    # Not in a signal's handler: that interrupts the main thread anywhere, also while it holds the lock of an event, and
+    # does not run while the main thread waits if the system lets another thread take the signal.
+    signals, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    threading.Thread(target=stop_on_signal, args=(signals,), name="signals", daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: signals.put(None))
+        signal.signal(number, lambda *_: None)
     try:
         core.start()
         if not stop.is_set():
