@@ -18,19 +18,19 @@ def parsing_in_c():
     """Let gunicorn read requests and write answers, in Python."""
     from gunicorn.workers.ggevent import GeventWorker
 
-    from rnn_serving.http_worker.worker import GreenletWorker
+    from rnn_serving.http_server.server import HTTPServer
 
-    def serve(worker, client, address):
-        worker._connections[client] = client
-        worker._publish()
+    def serve(server, client, address):
+        server._connections[client] = client
+        server.count_changed()
         try:
-            GeventWorker.handle(worker, worker.sockets[0], client, address)
+            GeventWorker.handle(server._worker, server.socket, client, address)
         finally:
-            del worker._connections[client]
-            worker._publish()
+            del server._connections[client]
+            server.count_changed()
 
-    GreenletWorker._serve = serve
-    GreenletWorker._shut_down_waiting = lambda worker, how, waiting_s=0.0: None
+    HTTPServer._serve = serve
+    HTTPServer.shut_down_waiting = lambda server, how, waiting_s=0.0: None
 
 
 def balanced_connections():
@@ -49,7 +49,7 @@ def frozen_objects():
 
 def one_send():
     """Send head and body separately."""
-    from rnn_serving.http_worker.connection import HTTPConnection
+    from rnn_serving.http_server.connection import HTTPConnection
 
     send = HTTPConnection._send_all
 
@@ -63,7 +63,7 @@ def one_send():
 
 def caches():
     """Build the general headers, the names of headers, the URL and the metrics' labels for every request."""
-    from rnn_serving.http_worker import connection, request_reader
+    from rnn_serving.http_server import connection, request_reader
 
     connection._general_headers = connection._general_headers.__wrapped__
     request_reader._environ_key = request_reader._environ_key.__wrapped__

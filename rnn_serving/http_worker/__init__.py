@@ -1,9 +1,7 @@
-"""The gunicorn worker that runs the endpoint: greenlets, HTTP parsed in C, connections balanced over the workers.
+"""The gunicorn worker that runs the endpoint, by rnn_serving.http_server: connections balanced over the workers.
 
 gunicorn_server.py   starts gunicorn from Python with this worker
-worker.py            the worker: its life, its model, its connections
-connection.py        HTTP/1.1 on one connection, asked of a WSGI application
-request_reader.py    bytes to requests, by httptools
+worker.py            the worker: its life, its model, its turn to accept
 greenlets.py         how requests wait for their batch
 heartbeat.py         the heartbeat of each worker, in memory
 balance.py           connections of each worker, in shared memory

@@ -1,12 +1,12 @@
-"""How greenlets wait: for their batch, in the loop or beside it, and for calls that block."""
+"""How greenlets wait for their batch, in the loop or beside it."""
 
 import time
 
 import gevent
 from gevent.event import Event
-from gevent.threadpool import ThreadPool
 
 from rnn_serving.batching import Batcher, Caller, ExpiredError, QueuedRequest
+from rnn_serving.http_server.native_threads import NativeThreads
 
 # Seconds a model call may take in the thread of the event loop. A hand-over to another thread would cost 0.1 ms; a
 # longer call would keep the loop from refusing requests that the queue has no room for.
@@ -112,34 +112,3 @@ def _wait(request, is_over):
             request.caller.has_given_up = True
             raise ExpiredError
         request.caller.wait(remaining_s)
-
-
-class NativeThreads:
-    """At most `count` threads of the operating system, started by the first `call`, for greenlets of one thread."""
-
-    def __init__(self, count=1):
-        self._count, self._pool = count, None
-
-    def call(self, function, *arguments):
-        """Return the result of `function(*arguments)`; other greenlets run until then. Raises: what it raises."""
-        if self._pool is None:
-            # Not earlier: a pool belongs to the event loop of the thread that creates it, and a model is created in
-            # another thread than it is used in. A call from any other thread would block the pool.
-            self._pool = ThreadPool(self._count)
-        value, error = self._pool.apply(_outcome, (function, arguments))
-        if error:
-            raise error
-        return value
-
-    def close(self):
-        """End the threads as soon as they are idle; any thread may call this."""
-        if self._pool is not None:
-            self._pool.hub.loop.run_callback_threadsafe(gevent.spawn, self._pool.kill)
-
-
-def _outcome(function, arguments):
-    # gevent prints a traceback for an exception that leaves its thread, even if it is caught afterwards.
-    try:
-        return function(*arguments), None
-    except Exception as error:
-        return None, error

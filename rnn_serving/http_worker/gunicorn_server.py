@@ -2,7 +2,6 @@
 
 import gc
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -14,15 +13,14 @@ from gunicorn.errors import AppImportError
 
 from rnn_serving import addresses
 from rnn_serving.command_line import UserError, end_process
-from rnn_serving.http_worker import drain, heartbeat
+from rnn_serving.http_server import drain
+from rnn_serving.http_worker import heartbeat
 from rnn_serving.http_worker.balance import Balance
 
 # Seconds to finish requests at shutdown, and without a heartbeat before a worker is replaced.
 GRACE_S, HUNG_S = 30, 60
 # Seconds an idle connection stays open: longer than a client's pause, so that it need not connect again.
 KEEP_ALIVE_S = 75
-# Connections that one worker keeps open, and files that it needs besides.
-MAX_CONNECTIONS, OTHER_FILES = 4000, 200
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
@@ -99,7 +97,6 @@ class _Application(BaseApplication):
             "bind": f"fd://{listener.detach()}",
             "workers": workers,
             "worker_class": "rnn_serving.http_worker.worker.GreenletWorker",
-            "worker_connections": _connections_allowed(),
             "timeout": HUNG_S,
             "graceful_timeout": GRACE_S,
             "keepalive": KEEP_ALIVE_S,
@@ -145,16 +142,6 @@ class _Application(BaseApplication):
         from prometheus_client import multiprocess
 
         multiprocess.mark_process_dead(worker.pid)
-
-
-def _connections_allowed():
-    """Return how many connections a worker may keep, after raising its limit of open files as far as possible."""
-    wanted, limits = MAX_CONNECTIONS + OTHER_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)
-    soft, hard = (wanted if limit == resource.RLIM_INFINITY else limit for limit in limits)
-    if soft < wanted:
-        soft = min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limits[1]))
-    return min(MAX_CONNECTIONS, max(1, soft - OTHER_FILES))
 
 
 class _GracefulArbiter(Arbiter):

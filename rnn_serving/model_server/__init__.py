@@ -20,8 +20,8 @@ tensors.py               TensorProto to array and back, as the C++ server does i
 grpc_server.py           the gRPC port; grpc_services.py its services, grpc_handlers.py parses requests for them,
                          event_loop_server.py runs them as coroutines, open_streams.py ends those that clients keep
                          open, grpc_reflection_service.py describes them to tools
-rest_server.py           the HTTP port; rest_listener.py accepts connections, rest_application.py answers,
-                         rest_routes.py parses the paths
+rest_server.py           the HTTP port, by rnn_serving.http_server; rest_application.py answers, rest_routes.py parses
+                         the paths
 unpacking.py             limits the memory of requests that are small on the wire
 json_text.py             JSON parsed and written as RapidJSON does; rapidjson_parser.py is its exact grammar
 json_values.py           single JSON values of each dtype; json_tensors.py nested lists of them

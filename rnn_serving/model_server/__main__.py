@@ -36,8 +36,6 @@ def main(argv):
         print(f"TensorFlow Library: {metadata.version('tensorflow')}")
         return 0
     logging.basicConfig(format="%(asctime)s %(levelname).1s %(message)s", level=logging.INFO)
-    # waitress logs a line for every request that waits for a thread.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     # Imported late: TensorFlow takes seconds to load, and a mistyped flag is reported without it.
     from rnn_serving.model_server.errors import ServingError
 

@@ -99,6 +99,10 @@ class Application:
             route, name = rest_routes.parse(method, path)
             with monitoring.request(route.get("verb") or "status", "REST", name):
                 return self._call(method, route, name, environ)
+        except _TooLarge:
+            return _error_reply(
+                "413 Content Too Large", f"The body is too large; expected at most {MAX_BODY_BYTES} bytes"
+            )
         except rest_routes.EmptyBadRequest:
             return Reply("400 Bad Request", JSON, b"")
         except RecursionError:
@@ -176,13 +180,25 @@ def _error(error):
     message = error.message
     if len(message) > MAX_ERROR_LENGTH:
         message = message[:MAX_ERROR_LENGTH] + TRUNCATED
+    return _error_reply(HTTP_STATUS[error.code], message)
+
+
+def _error_reply(status, message):
     text = f'{{\n    "error": {json_text.write_string(message)}\n}}'
-    return Reply(HTTP_STATUS[error.code], JSON, text.encode(*json_text.ENCODING))
+    return Reply(status, JSON, text.encode(*json_text.ENCODING))
+
+
+class _TooLarge(Exception):
+    """A body has more than MAX_BODY_BYTES."""
 
 
 def _read_body(environ):
-    length = environ.get("CONTENT_LENGTH")
-    return environ["wsgi.input"].read(int(length)) if length else environ["wsgi.input"].read()
+    if int(environ.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
+        raise _TooLarge
+    body = environ["wsgi.input"].read()
+    if len(body) > MAX_BODY_BYTES:
+        raise _TooLarge
+    return body
 
 
 def _to_json(message):

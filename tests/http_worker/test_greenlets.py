@@ -7,7 +7,8 @@ from endpoint_processes import proc_directory
 from gevent.event import Event
 
 from rnn_serving.batching import ExpiredError, QueueFullError
-from rnn_serving.http_worker.greenlets import GreenletBatcher, NativeThreads
+from rnn_serving.http_server.native_threads import NativeThreads
+from rnn_serving.http_worker.greenlets import GreenletBatcher
 
 pytestmark = pytest.mark.usefixtures("loop_on_time")
 

@@ -107,6 +107,7 @@ class RequestReader:
         self._request = request = Request(environ, parser.should_keep_alive())
         environ["REQUEST_METHOD"] = parser.get_method().decode()
         environ["SERVER_PROTOCOL"] = "HTTP/" + parser.get_http_version()
+        environ["REQUEST_URI"] = self._url.decode("latin-1")
         for name, value in self._headers:
             key, text = _environ_key(name), value.decode("latin-1")
             if key:

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import chunked
 
-from rnn_serving.http_worker import connection as http_connection
-from rnn_serving.http_worker.connection import HTTPConnection
+from rnn_serving.http_server import connection as http_connection
+from rnn_serving.http_server.connection import HTTPConnection
 
 LIMIT_S = 10
 
@@ -71,6 +71,7 @@ def test_the_environ_describes_the_request():
     environ = environ_of(b"POST /a%20b?c=d%20e#f HTTP/1.1", b"Content-Length: 2", b"X-A: 1", b"x-a: 2", body=b"hi")
     expected = {
         "REQUEST_METHOD": "POST",
+        "REQUEST_URI": "/a%20b?c=d%20e#f",
         "PATH_INFO": "/a b",
         "QUERY_STRING": "c=d%20e",
         "SERVER_PROTOCOL": "HTTP/1.1",

@@ -11,7 +11,7 @@ from http import HTTPStatus
 import gevent
 import orjson
 
-from rnn_serving.http_worker.request_reader import Refusal, RequestReader
+from rnn_serving.http_server.request_reader import Refusal, RequestReader
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,10 @@ class HTTPConnection:
             try:
                 if not self._answer(request):
                     return
+            except TimeoutError as error:
+                message = f"the body is not complete ({error})"
+                self._refuse(Refusal(HTTPStatus.REQUEST_TIMEOUT, message, request.environ))
+                return
             except OSError:
                 raise
             except Exception:
@@ -94,7 +98,7 @@ class HTTPConnection:
         if request.is_complete:
             environ["wsgi.input"] = io.BytesIO(request.body)
         else:
-            environ["wsgi.input"] = io.BufferedReader(_Body(self, request))
+            environ["wsgi.input"] = io.BufferedReader(_Body(self, request), RECEIVE_BYTES)
         result = self._app(environ, start_response)
         try:
             parts.extend(result)

@@ -84,7 +84,7 @@ def test_without_file_descriptors_new_connections_wait_quietly_until_others_are_
             idle[-1].settimeout(2)
             server.ask(idle[-1])
         assert server.cpu_seconds() - used < (time.monotonic() - began) / 2
-        lines = [line for line in server.process.lines if "REST: " in line]
+        lines = [line for line in server.process.lines if "HTTP: " in line]
         assert len(lines) == 1
         assert re.search(r"the limit of 128 connections is reached.*128 connections are open, new ones wait", lines[0])
         assert "Traceback" not in server.process.output()
@@ -101,8 +101,8 @@ def test_when_others_have_taken_the_descriptors_the_server_waits_quietly_too(tmp
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), 4096))
         connections = [stack.enter_context(server.connect()) for _ in range(20)]
         time.sleep(2)
-        assert "REST: Too many open files; 0 connections are open" in server.process.output()
-        assert server.process.output().count("REST: ") == 1
+        assert "HTTP: Too many open files; 0 connections are open" in server.process.output()
+        assert server.process.output().count("HTTP: ") == 1
         assert "Traceback" not in server.process.output()
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (4096, 4096))
         assert server.ask(connections[-1]) == ANSWER
@@ -168,6 +168,27 @@ def test_a_transfer_encoding_in_http_1_0_is_refused(server):
 def test_a_body_with_one_end_is_read(server, headers, content):
     answer = server.send(HEAD + headers + b"\r\n" + content)
     assert json.loads(answer.split(b"\r\n\r\n", 1)[1]) == ANSWER
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_arrives(server):
+    answer = server.send(HEAD + b"Content-Length: 2147483648\r\n\r\n" + BODY)
+    assert answer.startswith(b"HTTP/1.1 413 Content Too Large\r\n")
+    assert b"expected at most 2147483647 bytes" in answer
+
+
+def test_a_body_that_is_cut_off_gets_no_answer(server):
+    assert server.send(HEAD + b"Content-Length: 100\r\n\r\n" + BODY) == b""
+
+
+@pytest.mark.slow
+def test_a_body_that_stalls_times_out_and_occupies_no_thread(tmp_path):
+    with started(tmp_path) as server, contextlib.ExitStack() as stack:
+        stalled = [stack.enter_context(server.connect()) for _ in range(100)]
+        for connection in stalled:
+            connection.sendall(HEAD + b"Content-Length: 100\r\n\r\n" + BODY)
+        assert server.ask() == ANSWER
+        for connection in stalled:
+            assert connection.recv(2**16).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
 
 
 @pytest.mark.slow

@@ -1,0 +1,8 @@
+"""HTTP/1.1 for a WSGI application on a listening socket: greenlets, parsed in C; both servers answer HTTP by it.
+
+server.py           accepts connections, each with a greenlet, and finishes them at a stop
+connection.py       one connection: reads requests, asks the application, sends answers
+request_reader.py   bytes to requests, by httptools
+native_threads.py   calls that block, for greenlets
+drain.py            ends the arrival of connections before a stop
+"""
