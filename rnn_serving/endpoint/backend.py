@@ -142,10 +142,10 @@ class Backend:
         output = self.signature.outputs.get(OUTPUT_KEY)
         self.logits = [OUTPUT_KEY] if output and output.name == LOGITS_NAME else []
 
-    def predict(self, inputs, timeout_s=None):
+    def predict(self, inputs, wait=lambda future: None):
         """Return ({key: array} of all outputs, the version that answered) from {key: array} of all inputs.
 
-        `timeout_s` is a shorter deadline than that of the other calls.
+        `wait(future)` returns when the call is done; by default it blocks the thread.
         Raises: a werkzeug HTTPException with the error of a backend.
         """
         missing = self.signature.missing_tensors()
@@ -154,11 +154,13 @@ class Backend:
         request.model_spec.name, request.model_spec.signature_name = self.name, self._signature_name
         for key, array in inputs.items():
             request.inputs[key].CopyFrom(to_tensor(array))
+        call = self._stub.Predict.future(request, timeout=self._timeout_s)
+        wait(call)
         try:
-            response = self._stub.Predict(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
-        except grpc.RpcError as error:
-            make, _ = _ERROR_OF_CODE.get(error.code(), _OTHER_ERROR)
-            raise make(self._describe(error)) from error
+            response = call.result()
+        except (grpc.RpcError, grpc.FutureCancelledError) as error:
+            make, _ = _ERROR_OF_CODE.get(call.code(), _OTHER_ERROR)
+            raise make(self._describe(call)) from error
         outputs = self._outputs(response, keys)
         self.version = response.model_spec.version.value
         return outputs, self.version

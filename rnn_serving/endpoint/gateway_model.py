@@ -6,14 +6,14 @@ import logging
 import threading
 import time
 
-from werkzeug.exceptions import GatewayTimeout, ServiceUnavailable
+from werkzeug.exceptions import ServiceUnavailable
 
 from rnn_serving.command_line import UserError
 from rnn_serving.endpoint.backend import Backend
 
-# Requests that one worker has in flight at the model servers; gRPC's calls block, so each has a thread.
-# Those that may wait for a thread: as many as may wait, by default, for a model of the endpoint's own.
-MAX_CALLS, MAX_WAITING = 64, 320
+# Requests that one worker has in flight at the model servers: as many as a model of the endpoint's own, by default, has
+# in its queue and its call.
+MAX_CALLS = 352
 # Seconds between two requests for the signature.
 SIGNATURE_INTERVAL_S = 10.0
 
@@ -30,7 +30,7 @@ class GatewayModel:
         """
         self._arguments, self._check = (backends, model_name, signature_name, timeout_s), check
         self._backend, self._refreshed_at = None, 0.0
-        self._queue = _CallQueue(concurrency.blocking_calls(MAX_CALLS), timeout_s)
+        self._calls, self._room = concurrency.futures(), threading.Semaphore(MAX_CALLS)
 
     @property
     def is_ready(self):
@@ -45,7 +45,19 @@ class GatewayModel:
         """
         if not self.is_ready:
             raise ServiceUnavailable("no model server has answered yet; retry shortly", retry_after=1)
-        yield _ForwardedRequest(self._backend, self._queue)
+        yield _ForwardedRequest(self._backend, self._predict)
+
+    def _predict(self, backend, inputs):
+        """Return what `backend.predict` does.
+
+        Raises: what it raises, ServiceUnavailable at once if too many requests are in flight.
+        """
+        if not self._room.acquire(blocking=False):
+            raise ServiceUnavailable(f"{MAX_CALLS} requests are in flight; expected fewer at a time", retry_after=1)
+        try:
+            return backend.predict(inputs, self._calls.wait)
+        finally:
+            self._room.release()
 
     def load(self):
         """Get the signature; log now and then that no model server answers yet.
@@ -81,47 +93,17 @@ class GatewayModel:
         """Close the connections."""
         if self._backend:
             self._backend.close()
-        self._queue.close()
-
-
-class _CallQueue:
-    """Calls of `Backend.predict` that share threads: a bounded number, with deadlines that include the waiting."""
-
-    def __init__(self, calls, timeout_s):
-        self._calls, self._timeout_s = calls, timeout_s
-        self._room = threading.Semaphore(MAX_CALLS + MAX_WAITING)
-
-    def predict(self, backend, inputs):
-        """Return what `backend.predict` does.
-
-        Raises: what it raises, ServiceUnavailable at once if too many calls wait, GatewayTimeout at the deadline.
-        """
-        if not self._room.acquire(blocking=False):
-            raise ServiceUnavailable(f"{MAX_WAITING} requests are waiting; expected fewer at a time", retry_after=1)
-        try:
-            return self._calls.call(self._predict, backend, inputs, time.monotonic() + self._timeout_s)
-        finally:
-            self._room.release()
-
-    def _predict(self, backend, inputs, deadline):
-        remaining_s = deadline - time.monotonic()
-        if remaining_s <= 0:
-            raise GatewayTimeout(f"no answer within {self._timeout_s:g} s")
-        return backend.predict(inputs, remaining_s)
-
-    def close(self):
-        """End the threads."""
         self._calls.close()
 
 
 class _ForwardedRequest:
-    def __init__(self, backend, queue):
-        self._backend, self._queue = backend, queue
+    def __init__(self, backend, predict):
+        self._backend, self._predict = backend, predict
         self.name, self.version, self.dataset = backend.name, backend.version, backend.dataset
         self.signature, self.logits = backend.signature, backend.logits
         self.mode = f"forwarded to {backend.backends}"
 
     def predict(self, inputs):
         """Return {key: array} of the outputs from {key: array} of the inputs."""
-        outputs, self.version = self._queue.predict(self._backend, inputs)
+        outputs, self.version = self._predict(self._backend, inputs)
         return outputs

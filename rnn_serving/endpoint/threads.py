@@ -12,18 +12,15 @@ class Threads:
         return Batcher(run, max_batch_size, timeout_s, max_enqueued_batches)
 
     @staticmethod
-    def blocking_calls(count):
-        """Return an object whose `call(function, *arguments)` blocks its thread.
-
-        `count` has no effect: the WSGI server limits the calls by its threads.
-        """
-        return _DirectCalls
+    def futures():
+        """Return an object whose `wait(future)` blocks its thread until the future is done."""
+        return _Futures
 
 
-class _DirectCalls:
+class _Futures:
     @staticmethod
-    def call(function, *arguments):
-        return function(*arguments)
+    def wait(future):
+        pass  # its `result()` blocks
 
     @staticmethod
     def close():

@@ -3,6 +3,6 @@
 server.py           accepts connections, each with a greenlet, and finishes them at a stop
 connection.py       one connection: reads requests, asks the application, sends answers
 request_reader.py   bytes to requests, by httptools
-native_threads.py   calls that block, for greenlets
+hand_over.py        results of other threads, for greenlets; native_threads.py calls what blocks
 drain.py            ends the arrival of connections before a stop
 """

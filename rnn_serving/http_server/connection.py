@@ -9,6 +9,7 @@ import time
 from http import HTTPStatus
 
 import gevent
+import gevent.socket
 import orjson
 
 from rnn_serving.http_server.request_reader import Refusal, RequestReader
@@ -27,11 +28,11 @@ class HTTPConnection:
     `waiting_since` is `time.monotonic()` when the connection began to wait for the client; None while a request is
     processed. `has_unread` says whether the client may still be sending its last
     request. `may_keep()` returns whether it may send another one; `log(environ, status, headers, size, seconds)` is
-    called for each answer.
+    called for each answer. `is_alone()` returns whether this is the only connection.
     """
 
-    def __init__(self, sock, peer, server, app, may_keep, log):
-        self._socket, self._app, self._may_keep, self._log = sock, app, may_keep, log
+    def __init__(self, sock, peer, server, app, may_keep, log, is_alone=lambda: True):
+        self._socket, self._app, self._may_keep, self._log, self._is_alone = sock, app, may_keep, log, is_alone
         environ = {
             "REMOTE_ADDR": peer[0],
             "REMOTE_PORT": str(peer[1]),
@@ -82,6 +83,9 @@ class HTTPConnection:
 
     def _receive(self):
         """Receive and parse more; return whether anything arrived."""
+        if not self._is_alone():
+            # What has arrived here already would be read before what arrived earlier on other connections.
+            gevent.socket.wait_read(self._socket.fileno(), self._socket.gettimeout(), TimeoutError("timed out"))
         data = self._socket.recv(RECEIVE_BYTES)
         if data:
             self._reader.feed(data)

@@ -35,7 +35,7 @@ class HTTPServer(StreamServer):
     def __init__(self, listener, app, may_keep=lambda: True, log_answer=lambda *answer: None):
         self._limit = connections_allowed()
         super().__init__(_gevents(listener), self._serve, spawn=Pool(self._limit))
-        self._app, self._may_keep, self._log_answer = app, may_keep, log_answer
+        self._for_connections = app, may_keep, log_answer, lambda: len(self._connections) == 1
         self._connections, self._is_finishing, self._next_line_at = {}, False, 0.0
 
     def __len__(self):
@@ -90,7 +90,7 @@ class HTTPServer(StreamServer):
 
     def _serve(self, client, address):
         """Serve one connection until it ends."""
-        connection = HTTPConnection(client, address, self.address, self._app, self._may_keep, self._log_answer)
+        connection = HTTPConnection(client, address, self.address, *self._for_connections)
         self._connections[connection] = client
         self.count_changed()
         try:

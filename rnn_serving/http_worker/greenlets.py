@@ -1,4 +1,4 @@
-"""How greenlets wait for their batch, in the loop or beside it."""
+"""How greenlets wait: for their batch, in the loop or beside it, and for calls of gRPC."""
 
 import time
 
@@ -6,6 +6,7 @@ import gevent
 from gevent.event import Event
 
 from rnn_serving.batching import Batcher, Caller, ExpiredError, QueuedRequest
+from rnn_serving.http_server.hand_over import HandOver
 from rnn_serving.http_server.native_threads import NativeThreads
 
 # Seconds a model call may take in the thread of the event loop. A hand-over to another thread would cost 0.1 ms; a
@@ -25,9 +26,26 @@ class Greenlets:
         return GreenletBatcher(run, max_batch_size, timeout_s, max_enqueued_batches, in_loop_s)
 
     @staticmethod
-    def blocking_calls(count):
-        """Return an object whose `call(function, *arguments)` holds up its greenlet only."""
-        return NativeThreads(count)
+    def futures():
+        """Return an object whose `wait(future)` holds up its greenlet until another thread completes the future."""
+        return GreenletFutures()
+
+
+class GreenletFutures:
+    """Futures that greenlets of one thread wait for, such as those of gRPC's calls."""
+
+    def __init__(self):
+        self._hand_over = HandOver()
+
+    def wait(self, future):
+        """Return when a future is done; other greenlets run until then."""
+        waiter = self._hand_over.waiter()
+        future.add_done_callback(lambda future: self._hand_over.give(waiter, None))
+        waiter.get()
+
+    def close(self):
+        """Free what this takes of the loop, once nothing waits; any thread may call this."""
+        self._hand_over.close()
 
 
 class GreenletCaller(Caller):

@@ -5,6 +5,8 @@ import socket
 import threading
 from types import SimpleNamespace
 
+import gevent
+import gevent.socket
 import pytest
 from conftest import chunked
 
@@ -278,3 +280,24 @@ def test_an_exception_in_the_application_is_a_500_without_details(caplog):
     assert answered.startswith(b"HTTP/1.1 500 ")
     assert b"secret" not in answered
     assert len(logged) == 1
+
+
+@pytest.mark.parametrize(("is_alone", "order"), [(True, ["answered", "loop"]), (False, ["loop", "answered"])])
+def test_what_has_arrived_is_read_at_once_only_if_no_other_connection_can_be_waiting(is_alone, order):
+    client, server = (gevent.socket.socket(fileno=end.detach()) for end in socket.socketpair())
+    happened = []
+    connection = HTTPConnection(
+        server,
+        ("1.2.3.4", 5),
+        ("5.6.7.8", 9),
+        echo,
+        lambda: False,
+        lambda *_: happened.append("answered"),
+        lambda: is_alone,
+    )
+    with client, server:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        gevent.get_hub().loop.run_callback(happened.append, "loop")
+        connection.serve()
+        gevent.sleep(0)
+    assert happened == order
