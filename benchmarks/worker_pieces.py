@@ -85,6 +85,15 @@ def wait_for_the_loop():
     greenlets.gevent = types.SimpleNamespace(**vars(greenlets.gevent) | {"idle": lambda: None})
 
 
+def order_of_arrival():
+    """Read the next request of a connection at once if it has arrived."""
+    from rnn_serving.http_server import connection
+
+    connection.gevent = types.SimpleNamespace(
+        **vars(connection.gevent) | {"socket": types.SimpleNamespace(wait_read=lambda *arguments: None)}
+    )
+
+
 def lean_flask():
     """Use Flask as it is."""
     flask_server.LeanFlask = flask.Flask
@@ -114,6 +123,7 @@ PIECES = {
     "caches of what requests have in common": caches,
     "short model calls in the loop": model_call_in_loop,
     "a batch waits until the loop has read": wait_for_the_loop,
+    "connections read in the order of arrival": order_of_arrival,
     "LeanFlask": lean_flask,
 }
 
