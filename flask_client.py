@@ -6,6 +6,7 @@ The exit status is 0 only if every request was answered.
 """
 
 import contextlib
+import functools
 
 import numpy as np
 
@@ -15,13 +16,13 @@ from rnn_serving.dataset import IMAGE_SHAPE
 
 
 @contextlib.contextmanager
-def connect(url, timeout_s, image_shape=IMAGE_SHAPE):
+def connect(url, timeout_s, image_shape=IMAGE_SHAPE, tls=None):
     """Yield `ask(images) -> probabilities`, float32 (n, 28, 28) to (n, 10), which raises RequestError.
 
     Images are sent in the shape (n, *image_shape).
     """
     # A session keeps its connection open: a new one for each request would cost as much as the model.
-    with http_json.direct_session() as session:
+    with http_json.direct_session(tls) as session:
 
         def ask(images):
             # The request is {"data": [image, ...]}, the answer {"y": [[p0, ..., p9], ...]}.
@@ -39,11 +40,13 @@ def main(argv=None):
     """Connect, send every image, report, and return the exit status."""
     args = parse_arguments(argv)
     test = dataset.load_test_images(args.data_dir, args.num_tests)
-    url = f"http://{flags.server_address(args, port=5000)}/"
-    model = flask.read_metadata(url, args.timeout, args.wait)
+    tls = flags.server_tls(args)
+    url = f"{'https' if tls else 'http'}://{flags.server_address(args, port=5000)}/"
+    model = flask.read_metadata(url, args.timeout, args.wait, tls)
     image_shape, name = flask.served_image_shape(url, model), dataset.dataset_name(args.data_dir)
     report.print_dataset_note(model.get("dataset"), name)
-    measured = load.run_load(lambda: connect(url, args.timeout, image_shape), test, args.batch_size, args.concurrency)
+    open_connection = functools.partial(connect, url, args.timeout, image_shape, tls)
+    measured = load.run_load(open_connection, test, args.batch_size, args.concurrency)
     version, size = model.get("version"), len(test)
     result = report.make_report("flask", "HTTP/JSON", version, name, measured, size, args.concurrency, args.batch_size)
     return report.finish(result, args.json)

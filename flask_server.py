@@ -8,7 +8,7 @@ POST / takes {"data": X}, where X is an image (784 numbers or 28x28) or a list o
 
 import numpy as np
 
-from rnn_serving import command_line, exports
+from rnn_serving import command_line, exports, tls
 from rnn_serving.endpoint import json_api, operations
 from rnn_serving.endpoint import signature as signatures
 from rnn_serving.endpoint.backend_addresses import parse_backends
@@ -93,6 +93,7 @@ def parse_arguments(argv):
     add("--model_path", default="exports/mnist", help="directory of versions (the newest is served), or one version")
     add("--model_version", type=command_line.version_number, help="version to pin (default: always the newest)")
     add("--backend", type=parse_backends, metavar="HOST:PORT[,HOST:PORT...]", help="model servers to forward to")
+    tls.add_flags(parser)
     add("--model_name", default="mnist", help="name of the model at the model servers")
     add("--signature_name", default="serving_default", help="signature to run")
     add("--input_key", help="the signature's input (default: its only one)")

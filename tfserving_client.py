@@ -9,13 +9,12 @@ The exit status is 0 only if every request was answered.
 import contextlib
 import functools
 
-import grpc
-
 from rnn_serving import command_line, dataset
 from rnn_serving.clients import classify, flags, load, report, rest, tfserving
 from rnn_serving.clients.signature import ModelQuery
 from rnn_serving.model import INPUT_KEY, OUTPUT_KEY
 from rnn_serving.quiet_tensorflow import tf
+from rnn_serving.tls import open_channel
 
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
@@ -43,7 +42,7 @@ def open_grpc(address, query):
     `connect()` yields `ask(images) -> scores`, float32 (n, 28, 28) to (n, 10), which raises RequestError.
     """
     # One channel holds one HTTP/2 connection, which all threads share; a stub turns methods into calls on it.
-    with grpc.insecure_channel(address, CHANNEL_OPTIONS) as channel:
+    with open_channel(address, CHANNEL_OPTIONS, query.tls) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         server = tfserving.describe_server(stub, address, query)
         call = functools.partial(METHODS[query.method], stub, query)
@@ -85,7 +84,7 @@ def model_query(args):
     """Return the `ModelQuery` that the flags describe."""
     input_key, output_key = args.input_key or INPUT_KEY, args.output_key or OUTPUT_KEY
     tensors = (args.signature_name, input_key, output_key)
-    return ModelQuery(args.model_name, *tensors, args.method, args.timeout, args.wait)
+    return ModelQuery(args.model_name, *tensors, args.method, args.timeout, args.wait, flags.server_tls(args))
 
 
 def parse_arguments(argv):

@@ -11,14 +11,14 @@ from rnn_serving.command_line import UserError, request_failure
 from rnn_serving.dataset import IMAGE_SHAPE
 
 
-def read_metadata(url, timeout_s, wait_s=0.0):
+def read_metadata(url, timeout_s, wait_s=0.0, tls=None):
     """Return the JSON of GET /metadata, {} from a server that does not offer it; wait for a server that is starting.
 
     Raises: UserError if there is no server after `wait_s` seconds, one without a model, or one of another kind.
     """
     try:
-        with direct_session() as session:
-            answer = waiting.get(session, url + "metadata", timeout_s, wait_s, "flask")
+        with direct_session(tls) as session:
+            answer = waiting.get(session, url + "metadata", timeout_s, wait_s, "flask", tls)
     except (requests.RequestException, ValueError) as error:
         raise UserError(
             f"{url}: {request_failure(error)}; expected a server there, start one with python flask_server.py"

@@ -7,10 +7,12 @@ from rnn_serving import command_line
 from rnn_serving.clients.load import RequestError
 
 
-def direct_session():
+def direct_session(tls=None):
     """Return a session that uses no proxy: none stands between a client and a server on the same machine."""
     session = requests.Session()
     session.trust_env = False
+    if tls:
+        session.verify, session.cert = tls.ca_file or True, tls.identity
     return session
 
 

@@ -25,10 +25,11 @@ def open_rest(address, query):
     `connect()` yields `ask(images) -> scores`, float32 (n, 28, 28) to (n, 10), which raises RequestError.
     Raises: UserError if there is no server, or saying how its model differs from what the requests need.
     """
-    url = f"http://{address}/v1/models/{quote(query.model_name, safe='')}"
+    scheme = "https" if query.tls else "http"
+    url = f"{scheme}://{address}/v1/models/{quote(query.model_name, safe='')}"
     try:
-        with direct_session() as session:
-            answer = waiting.get(session, url + "/metadata", query.timeout_s, query.wait_s, "rest")
+        with direct_session(query.tls) as session:
+            answer = waiting.get(session, url + "/metadata", query.timeout_s, query.wait_s, "rest", query.tls)
     except (requests.RequestException, ValueError) as error:
         raise UserError(f"{url}: {request_failure(error)}; {connection_hint(model_not_found=False)}") from error
     if answer.status_code != 200:
@@ -42,7 +43,7 @@ def open_rest(address, query):
 @contextlib.contextmanager
 def connect(url, query, image_shape):
     """Yield `ask(images) -> scores` over one connection that stays open."""
-    with direct_session() as session:
+    with direct_session(query.tls) as session:
 
         def ask(images):
             request = {"signature_name": query.signature_name, **_request(images.reshape(-1, *image_shape), query)}

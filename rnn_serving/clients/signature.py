@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rnn_serving.command_line import UserError
 from rnn_serving.dataset import IMAGE_SHAPE, IMAGE_SIZE
+from rnn_serving.tls import TLS
 
 # The shapes in which models take one image: rows, one row of all pixels, or rows with a channel.
 IMAGE_SHAPES = (IMAGE_SHAPE, (math.prod(IMAGE_SHAPE),), (*IMAGE_SHAPE, 1))
@@ -15,7 +16,7 @@ FEATURE, FEATURE_SHAPE = "x", (IMAGE_SIZE**2,)
 
 @dataclass(frozen=True)
 class ModelQuery:
-    """Which model a client calls, with which signature, tensors and method, and how many seconds it waits."""
+    """Which model a client calls, with which signature, tensors and method, how many seconds it waits, and its TLS."""
 
     model_name: str
     signature_name: str
@@ -24,6 +25,7 @@ class ModelQuery:
     method: str = "predict"
     timeout_s: float = 10.0
     wait_s: float = 0.0
+    tls: TLS | None = None
 
 
 def check_signature(signatures, query):

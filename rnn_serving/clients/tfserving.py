@@ -38,8 +38,9 @@ def describe_server(stub, address, query):
     """
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = query.model_name
+    limits = (query.timeout_s, address, query.wait_s)
     try:
-        response, call = waiting.call(stub.GetModelMetadata, request, query.timeout_s, address, query.wait_s, "grpc")
+        response, call = waiting.call(stub.GetModelMetadata, request, *limits, "grpc", query.tls)
     except grpc.RpcError as error:
         hint = connection_hint(model_not_found=error.code() == grpc.StatusCode.NOT_FOUND)
         raise UserError(f"{address}: {error.code().name}: {error.details()}; {hint}") from error

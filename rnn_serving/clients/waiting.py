@@ -9,20 +9,21 @@ import requests
 
 from rnn_serving.clients import server_kind
 from rnn_serving.clients.http_json import causes, describe_status
-from rnn_serving.command_line import error_reason, request_failure
+from rnn_serving.command_line import UserError, error_reason, request_failure
+from rnn_serving.tls import tls_refusal
 
 ASK_AGAIN_S = 0.1
 # What gRPC says of an address where waiting will not help.
 _PERMANENT_ERRORS = re.compile(r"resolv|resolution|No route|unreachable|timed out|Failed parsing HTTP/2", re.IGNORECASE)
 
 
-def get(session, url, timeout_s, wait_s=0.0, kind=None):
+def get(session, url, timeout_s, wait_s=0.0, kind=None, tls=None):
     """Return the answer to GET; ask again for `wait_s` seconds while nothing listens there or the status is 503.
 
-    `kind` is that of the server, a key of `server_kind.PORTS`.
+    `kind` is that of the server, a key of `server_kind.PORTS`; `tls` is a `TLS` if the session connects by it.
     Raises: what `session.get` raises, and UserError if a server of another kind is there.
     """
-    patience = _Patience(urlsplit(url).netloc, wait_s, kind)
+    patience = _Patience(urlsplit(url).netloc, wait_s, kind, tls)
     while True:
         try:
             answer = session.get(url, timeout=timeout_s)
@@ -34,7 +35,7 @@ def get(session, url, timeout_s, wait_s=0.0, kind=None):
                 return answer
 
 
-def call(method, request, timeout_s, address, wait_s=0.0, kind=None):
+def call(method, request, timeout_s, address, wait_s=0.0, kind=None, tls=None):
     """Return (response, call) of a gRPC method at HOST:PORT; ask again for `wait_s` seconds while it is UNAVAILABLE.
 
     Raises: grpc.RpcError, and UserError if a server of another kind than `kind` is there.
@@ -42,7 +43,7 @@ def call(method, request, timeout_s, address, wait_s=0.0, kind=None):
     # Imported here: flask_client.py does without gRPC.
     import grpc
 
-    patience = _Patience(address, wait_s, kind)
+    patience = _Patience(address, wait_s, kind, tls)
     while True:
         try:
             return method.with_call(request, timeout=timeout_s)
@@ -56,16 +57,19 @@ def call(method, request, timeout_s, address, wait_s=0.0, kind=None):
 class _Patience:
     """How long to wait for the server at `address`: `wait_s` seconds from now on."""
 
-    def __init__(self, address, wait_s, kind):
-        self._address, self._wait_s, self._kind, self._has_failed = address, wait_s, kind, False
+    def __init__(self, address, wait_s, kind, tls):
+        self._address, self._wait_s, self._kind, self._tls = address, wait_s, kind, tls
+        self._has_failed = False
         self._deadline = time.monotonic() + wait_s
 
     def should_retry(self, may_come, reason):
         """Return whether to retry, after sleeping. Print a message on the first failure.
 
-        Raises: UserError if a server of another kind is there.
+        Raises: UserError if a server of another kind is there, or one that refuses the connection's TLS.
         """
         is_first, self._has_failed = not self._has_failed, True
+        if is_first and (refusal := tls_refusal(self._address, self._tls)):
+            raise UserError(f"{self._address}: {refusal}")
         if is_first and self._kind:
             server_kind.require_kind(self._kind, self._address)
         if not may_come or time.monotonic() >= self._deadline:

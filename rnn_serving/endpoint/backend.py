@@ -21,6 +21,7 @@ from rnn_serving.model_server.errors import ServingError
 from rnn_serving.model_server.metadata import TRAINED_ON
 from rnn_serving.model_server.tensors import decode, encode, encode_as_content
 from rnn_serving.saved_model import DEFAULT_SIGNATURE, tensor_info
+from rnn_serving.tls import open_channel, tls_refusal
 
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 
@@ -105,18 +106,19 @@ class Backend:
     Calls block and may be made from any number of threads. A process must not fork once it has made one.
     """
 
-    def __init__(self, backends, model_name, signature_name=DEFAULT_SIGNATURE, timeout_s=10.0):
+    def __init__(self, backends, model_name, signature_name=DEFAULT_SIGNATURE, timeout_s=10.0, tls=None):
         """Prepare to call `backends`, "HOST:PORT" or several joined by commas; nothing is sent yet.
 
         A single name stands for all its addresses and is resolved again when a connection is lost; the names of a list
-        are resolved once, here. `timeout_s` is the deadline of each call.
+        are resolved once, here. `timeout_s` is the deadline of each call, `tls` a `TLS` or None for plain text.
         Raises: argparse.ArgumentTypeError for other text, UserError if a name of a list is unknown.
         """
         self.backends = parse_backends(backends)
         self.name, self.version, self.dataset = model_name, None, None
         self.signature, self.logits = RemoteSignature({}, {}), []
         self._signature_name, self._timeout_s = signature_name, timeout_s
-        self._channel = grpc.insecure_channel(target(self.backends), _channel_options(self.backends, timeout_s))
+        self._tls = tls
+        self._channel = open_channel(target(self.backends), _channel_options(self.backends, timeout_s), tls)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
     def connect(self, report=lambda refusal: None):
@@ -183,6 +185,8 @@ class Backend:
             except grpc.RpcError as error:
                 if error.code() not in (_CODE.UNAVAILABLE, _CODE.DEADLINE_EXCEEDED):
                     raise UserError(self._describe(error)) from error
+                if refusal is None and (reason := tls_refusal(self.backends.split(",")[0], self._tls)):
+                    raise UserError(f"backend {self.backends}: {reason}") from error
                 refusal = error if error.code() == _CODE.UNAVAILABLE else refusal or error
             if time.monotonic() >= report_at:
                 report(self._describe(refusal))

@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 class GatewayModel:
     """A served model that forwards requests to model servers."""
 
-    def __init__(self, backends, model_name, signature_name, timeout_s, concurrency, check):
+    def __init__(self, backends, model_name, signature_name, timeout_s, concurrency, check, tls=None):
         """Forward to `backends`; `check(backend)` raises UserError unless the endpoint can serve their signature.
 
-        `concurrency` says how a blocking call waits, `Threads` or `Greenlets`.
+        `concurrency` says how a call waits, `Threads` or `Greenlets`; `tls` is a `TLS` or None for plain text.
         """
-        self._arguments, self._check = (backends, model_name, signature_name, timeout_s), check
+        self._arguments, self._check = (backends, model_name, signature_name, timeout_s, tls), check
         self._backend, self._refreshed_at = None, 0.0
         self._calls, self._room = concurrency.futures(), threading.Semaphore(MAX_CALLS)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rnn_serving import environment, exports
+from rnn_serving import environment, exports, tls
 from rnn_serving.command_line import error_reason
 from rnn_serving.endpoint.live_model import LiveModel
 
@@ -25,7 +25,7 @@ def open_model(args, concurrency, check):
         from rnn_serving.endpoint.gateway_model import GatewayModel
 
         backend = (args.backend, args.model_name, args.signature_name, args.request_timeout)
-        return GatewayModel(*backend, concurrency, check)
+        return GatewayModel(*backend, concurrency, check, tls.from_flags(args))
     return LiveModel(versions_path(args), lambda directory: open_version(directory, args, concurrency, check))
 
 

@@ -17,9 +17,9 @@ metadata.py              GetModelMetadata
 batching_session.py      batches concurrent requests as TensorFlow Serving does, on rnn_serving.batching
 tensors.py               TensorProto to array and back, as the C++ server does it
 
-grpc_server.py           the gRPC port; grpc_services.py its services, grpc_handlers.py parses requests for them,
-                         event_loop_server.py runs them as coroutines, open_streams.py ends those that clients keep
-                         open, grpc_reflection_service.py describes them to tools
+grpc_server.py           the gRPC port, server_credentials.py its TLS; grpc_services.py its services, grpc_handlers.py
+                         parses requests for them, event_loop_server.py runs them as coroutines, open_streams.py ends
+                         those that clients keep open, grpc_reflection_service.py describes them to tools
 rest_server.py           the HTTP port, by rnn_serving.http_server; rest_application.py answers, rest_routes.py parses
                          the paths
 unpacking.py             limits the memory of requests that are small on the wire

@@ -41,6 +41,13 @@ class EventLoopServer:
         """
         return self._server.add_insecure_port(address)
 
+    def add_secure_port(self, address, credentials):
+        """Listen on an address for TLS; return its port.
+
+        Raises: RuntimeError if the address is taken.
+        """
+        return self._server.add_secure_port(address, credentials)
+
     def start(self):
         """Begin to answer calls."""
         self._run(self._server.start()).result()

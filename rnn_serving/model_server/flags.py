@@ -90,7 +90,7 @@ FLAGS = (
     _without_effect("thread_pool_factory_config_file", "", "TensorFlow's own thread pools are used"),
     _without_effect("skip_initialize_tpu", False, "TPUs are not supported"),
     Flag("monitoring_config_file", "", "text file with a MonitoringConfig: the path of the Prometheus metrics"),
-    Flag("ssl_config_file", "", "refused: TLS is not supported"),
+    Flag("ssl_config_file", "", "text file with an SSLConfig: key, certificate and CA of the gRPC port, for TLS"),
     Flag("use_alts_credentials", False, "refused: ALTS is not supported"),
     _without_effect("enable_profiler", True, "there is no profiler service"),
     Flag("version", False, "print the version and exit"),

@@ -48,7 +48,11 @@ def create_server(core, address, streams):
     grpc_reflection_service.add(server, names, streams, in_event_loop=options.batching)
     if options.grpc_socket_path:
         server.add_insecure_port(f"unix:{options.grpc_socket_path}")
-    return server, server.add_insecure_port(address) if address else 0
+    if not address:
+        return server, 0
+    if options.tls:
+        return server, server.add_secure_port(address, options.tls)
+    return server, server.add_insecure_port(address)
 
 
 def _server_options(options):

@@ -2,7 +2,7 @@
 
 import logging
 
-from rnn_serving.model_server import platform_config, text_protos
+from rnn_serving.model_server import platform_config, server_credentials, text_protos
 from rnn_serving.model_server.batching_options import BatchingOptions
 from rnn_serving.model_server.errors import invalid_argument, unimplemented
 
@@ -12,12 +12,10 @@ DEFAULT_METRICS_PATH = "/monitoring/prometheus/metrics"
 
 
 def complete(options):
-    """Add `batching`, `metrics_path` and `session_config` to the flags; return them.
+    """Add `batching`, `metrics_path`, `session_config` and `tls` to the flags; return them.
 
     Raises: ServingError for flags that contradict each other or ask for a feature that is not supported.
     """
-    if options.ssl_config_file:
-        raise unimplemented(f"--ssl_config_file={options.ssl_config_file}: TLS is not supported")
     if options.use_alts_credentials:
         raise unimplemented("--use_alts_credentials: ALTS is not supported")
     if not options.port and not options.grpc_socket_path:
@@ -30,6 +28,7 @@ def complete(options):
     for flag in options.flags_without_effect:
         log.info("--%s: %s", flag.name, flag.help)
     options.metrics_path = _metrics_path(options)
+    options.tls = server_credentials.read(options.ssl_config_file) if options.ssl_config_file else None
     if options.platform_config_file:
         _use_platform_config(options)
     else:

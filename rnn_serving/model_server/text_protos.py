@@ -1,8 +1,8 @@
 """Read the text files that flags name as protobuf messages.
 
-`tensorflow-serving-api` has no Python code for the batching, monitoring and platform settings, so this module declares
-their messages as session_bundle_config.proto, saved_model_bundle_source_adapter.proto and monitoring_config.proto
-define them, in a descriptor pool of its own. Field numbers do not matter in text files.
+`tensorflow-serving-api` has no Python code for the batching, monitoring, TLS and platform settings, so this module
+declares their messages as session_bundle_config.proto, saved_model_bundle_source_adapter.proto, monitoring_config.proto
+and ssl_config.proto define them, in a descriptor pool of its own. Field numbers do not matter in text files.
 """
 
 import logging
@@ -93,8 +93,10 @@ _TYPES = _message_types(
     SavedModelBundleSourceAdapterConfig={"legacy_config": f".{_PACKAGE}.SessionBundleConfig"},
     PrometheusConfig={"enable": _BOOL, "path": _TEXT},
     MonitoringConfig={"prometheus_config": f".{_PACKAGE}.PrometheusConfig"},
+    SSLConfig={"server_key": _TEXT, "server_cert": _TEXT, "custom_ca": _TEXT, "client_verify": _BOOL},
 )
 BatchingParameters, MonitoringConfig = _TYPES["BatchingParameters"], _TYPES["MonitoringConfig"]
+SSLConfig = _TYPES["SSLConfig"]
 SessionBundleConfig = _TYPES["SessionBundleConfig"]
 SavedModelBundleSourceAdapterConfig = _TYPES["SavedModelBundleSourceAdapterConfig"]
 

@@ -97,7 +97,7 @@ def server_command(*flags):
         (["--help"], "usage: python -m rnn_serving.model_server\n"),
         ([], "Failed to start server. Error: INVALID_ARGUMENT: Both server_options.model_base_path and "),
         (["--model_base_path=a/b"], "to have an absolute path or URI; got base_path()=a/b"),
-        (["--ssl_config_file=/a", "--model_base_path=/a"], "UNIMPLEMENTED: --ssl_config_file=/a: TLS is not supported"),
+        (["--ssl_config_file=/a", "--model_base_path=/a"], "NOT_FOUND: /a; No such file or directory"),
         (
             ["--port=0", "--model_base_path=/a"],
             "server_options.grpc_port or server_options.grpc_socket_path must be set",
