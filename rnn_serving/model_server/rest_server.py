@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import threading
 
 import gevent
@@ -12,6 +13,9 @@ from rnn_serving.http_server import drain
 from rnn_serving.http_server.native_threads import NativeThreads
 from rnn_serving.http_server.server import HTTPServer
 from rnn_serving.model_server.rest_application import MAX_BODY_BYTES, Application
+
+# Seconds that a connection may be idle, or its client not read its answer, and between two looks at that.
+IDLE_S, CHECK_S = 3600, 10
 
 
 class RestServer:
@@ -48,7 +52,8 @@ class RestServer:
         server = HTTPServer(self._listener, self._answer, lambda: not self._application.is_stopping)
         server.start()
         self._has_started.set()
-        self._stopping.wait()
+        while not self._stopping.wait(CHECK_S):
+            server.shut_down_waiting(socket.SHUT_RDWR, IDLE_S)
         drain.take_no_more_connections(server.socket)
         server.finish(self._grace_s)
 

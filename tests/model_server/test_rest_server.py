@@ -8,12 +8,14 @@ import re
 import resource
 import socket
 import time
+from types import SimpleNamespace
 
 import conformance_models
 import pytest
 from conftest import start_model_server
 
 from benchmarks import server_processes
+from rnn_serving.model_server import rest_server
 
 BODY = b'{"instances": [[1.0]]}'
 ANSWER = {"predictions": [[3.5]]}
@@ -178,6 +180,17 @@ def test_a_body_that_is_too_large_is_refused_before_it_arrives(server):
 
 def test_a_body_that_is_cut_off_gets_no_answer(server):
     assert server.send(HEAD + b"Content-Length: 100\r\n\r\n" + BODY) == b""
+
+
+def test_a_connection_that_has_been_idle_for_long_is_closed(monkeypatch):
+    monkeypatch.setattr(rest_server, "IDLE_S", 0.5)
+    monkeypatch.setattr(rest_server, "CHECK_S", 0.05)
+    options = SimpleNamespace(host="127.0.0.1", rest_api_port=server_processes.free_port(), rest_api_num_threads=1)
+    server = rest_server.RestServer(SimpleNamespace(options=options))
+    server.start()
+    with socket.create_connection(("127.0.0.1", options.rest_api_port), timeout=20) as connection:
+        assert connection.recv(1) == b""
+    server.stop(grace_s=1)
 
 
 @pytest.mark.slow
