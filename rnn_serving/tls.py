@@ -82,8 +82,12 @@ def open_channel(target, options, tls=None):
     return grpc.secure_channel(target, grpc.ssl_channel_credentials(*map(_content, files)), options)
 
 
-def tls_refusal(address, tls=None):
-    """Return why a server at HOST:PORT does not take a connection with or without TLS; None if it is another reason."""
+def tls_refusal(address, tls=None, may_guess=False):
+    """Return why a server at HOST:PORT does not take a connection with or without TLS; None if it is another reason.
+
+    With `may_guess`, a connection that the server closes during or after the handshake counts too: gRPC says no more
+    when it refuses a client's certificate, but a proxy before a server that is still starting closes it as well.
+    """
     context = tls.context() if tls else _trusting_context()
     context.set_alpn_protocols(["h2", "http/1.1"])
     host, _, port = address.rpartition(":")
@@ -92,14 +96,15 @@ def tls_refusal(address, tls=None):
             with context.wrap_socket(connection, server_hostname=host.strip("[]")) as secure:
                 if tls is None:
                     return "the server speaks TLS; expected --tls_ca_file"
-                return _after_handshake(secure, tls)
+                return _after_handshake(secure, tls) if may_guess else None
     except ssl.SSLCertVerificationError as error:
         return f"the server's certificate is not accepted: {error.verify_message} (--tls_ca_file)"
     except ssl.SSLError as error:
         if tls is None:
             return None
         reason = error.reason or str(error)
-        return next((text for alert, text in _ALERTS.items() if alert in reason), f"the TLS handshake failed: {reason}")
+        other = f"the TLS handshake failed: {reason}" if may_guess else None
+        return next((text for alert, text in _ALERTS.items() if alert in reason), other)
     except OSError:
         return None
 
@@ -107,7 +112,7 @@ def tls_refusal(address, tls=None):
 def _after_handshake(connection, tls):
     """Return why a server refuses a client: in TLS 1.3, it looks at the client's certificate after the handshake."""
     with contextlib.suppress(TimeoutError):  # an HTTP server waits for a request
-        if not connection.recv(1):  # gRPC closes the connection without an alert
+        if not connection.recv(1):
             return _REFUSED_CERTIFICATE if tls.cert_file else _ALERTS["CERTIFICATE_REQUIRED"]
     return None
 

@@ -5,6 +5,7 @@ import datetime
 import socket
 import ssl
 import threading
+import time
 from concurrent import futures
 from types import SimpleNamespace
 
@@ -145,13 +146,13 @@ def test_a_client_that_is_refused_says_why_and_no_request_of_it_is_answered(
     address, calls = grpc_servers[server]
     before = calls.count
     with pytest.raises(UserError) as error:
-        grade(tfserving_client, address, data_dir, *identities[identity])
+        grade(tfserving_client, address, data_dir, "--wait", "1", *identities[identity])
     assert f"{address}: {reason}" in str(error.value)
     tls = tls_of(identities[identity])
-    backend = Backend(address, "mnist", timeout_s=20, tls=tls)
+    backend = Backend(address, "mnist", timeout_s=1, tls=tls)
     with pytest.raises(UserError) as error:
         backend.connect()
-    assert f"backend {address}: {reason}" in str(error.value)
+    assert f"backend {address}: {address}: {reason}" in str(error.value)
     backend.close()
     assert calls.count == before
 
@@ -163,6 +164,15 @@ def grade(client, address, data_dir, *flags):
 
 def tls_of(flags):
     return TLS(*flags[1::2]) if flags else None
+
+
+def test_a_client_waits_for_a_server_behind_a_proxy_that_ends_tls(files, identities, data_dir):
+    port = server_processes.free_port()
+    with tls_proxy(port, *files.issue("proxy")) as address:
+        began = time.monotonic()
+        with pytest.raises(UserError):
+            grade(tfserving_client, address, data_dir, "--wait", "1", *identities["right CA"])
+        assert time.monotonic() - began >= 1
 
 
 @pytest.mark.parametrize(
@@ -204,8 +214,8 @@ def tls_proxy(port, certificate, key):
                 threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
 
     def serve(connection):
-        with contextlib.suppress(OSError), socket.create_connection((HOST, port)) as plain:
-            with context.wrap_socket(connection, server_side=True) as secure:
+        with contextlib.suppress(OSError), connection, context.wrap_socket(connection, server_side=True) as secure:
+            with socket.create_connection((HOST, port)) as plain:
                 threading.Thread(target=copy, args=(plain, secure), daemon=True).start()
                 copy(secure, plain)
 

@@ -68,11 +68,12 @@ class _Patience:
         Raises: UserError if a server of another kind is there, or one that refuses the connection's TLS.
         """
         is_first, self._has_failed = not self._has_failed, True
-        if is_first and (refusal := tls_refusal(self._address, self._tls)):
+        gives_up = not may_come or time.monotonic() >= self._deadline
+        if (is_first or gives_up) and (refusal := tls_refusal(self._address, self._tls, may_guess=gives_up)):
             raise UserError(f"{self._address}: {refusal}")
         if is_first and self._kind:
             server_kind.require_kind(self._kind, self._address)
-        if not may_come or time.monotonic() >= self._deadline:
+        if gives_up:
             return False
         if is_first:
             print(f"{self._address}: {reason}; waiting up to {self._wait_s:g} s", file=sys.stderr, flush=True)

@@ -103,7 +103,7 @@ class RemoteSignature:
 class Backend:
     """A model at one or more model servers.
 
-    Calls block and may be made from any number of threads. A process must not fork once it has made one.
+    Calls may be made from any number of threads. A process must not fork once it has made one.
     """
 
     def __init__(self, backends, model_name, signature_name=DEFAULT_SIGNATURE, timeout_s=10.0, tls=None):
@@ -156,13 +156,15 @@ class Backend:
         request.model_spec.name, request.model_spec.signature_name = self.name, self._signature_name
         for key, array in inputs.items():
             request.inputs[key].CopyFrom(to_tensor(array))
-        call = self._stub.Predict.future(request, timeout=self._timeout_s)
-        wait(call)
+        call = None
         try:
+            call = self._stub.Predict.future(request, timeout=self._timeout_s)
+            wait(call)
             response = call.result()
         except (grpc.RpcError, grpc.FutureCancelledError) as error:
-            make, _ = _ERROR_OF_CODE.get(call.code(), _OTHER_ERROR)
-            raise make(self._describe(call)) from error
+            failed = call or error  # a request that is too large for gRPC fails before there is a call
+            make, _ = _ERROR_OF_CODE.get(failed.code(), _OTHER_ERROR)
+            raise make(self._describe(failed)) from error
         outputs = self._outputs(response, keys)
         self.version = response.model_spec.version.value
         return outputs, self.version
@@ -185,14 +187,21 @@ class Backend:
             except grpc.RpcError as error:
                 if error.code() not in (_CODE.UNAVAILABLE, _CODE.DEADLINE_EXCEEDED):
                     raise UserError(self._describe(error)) from error
-                if refusal is None and (reason := tls_refusal(self.backends.split(",")[0], self._tls)):
-                    raise UserError(f"backend {self.backends}: {reason}") from error
+                if refusal is None:
+                    self._require_tls(error, may_guess=False)
                 refusal = error if error.code() == _CODE.UNAVAILABLE else refusal or error
             if time.monotonic() >= report_at:
                 report(self._describe(refusal))
                 report_at += _REPORT_INTERVAL_S
             time.sleep(_RETRY_S)
+        self._require_tls(refusal, may_guess=True)
         raise UserError(self._describe(refusal)) from refusal
+
+    def _require_tls(self, error, may_guess):
+        """Raise UserError if `error` is due to a backend that does not take our connection with, or without, TLS."""
+        for address in self.backends.split(","):
+            if reason := tls_refusal(address, self._tls, may_guess):
+                raise UserError(f"backend {self.backends}: {address}: {reason}") from error
 
     def _outputs(self, response, keys):
         """Return {key: array} of a PredictResponse; raise BadGateway unless all `keys` are there and whole."""

@@ -30,7 +30,7 @@ class GatewayModel:
         """
         self._arguments, self._check = (backends, model_name, signature_name, timeout_s, tls), check
         self._backend, self._refreshed_at = None, 0.0
-        self._calls, self._room = concurrency.futures(), threading.Semaphore(MAX_CALLS)
+        self._futures, self._room = concurrency.futures(), threading.Semaphore(MAX_CALLS)
 
     @property
     def is_ready(self):
@@ -55,7 +55,7 @@ class GatewayModel:
         if not self._room.acquire(blocking=False):
             raise ServiceUnavailable(f"{MAX_CALLS} requests are in flight; expected fewer at a time", retry_after=1)
         try:
-            return backend.predict(inputs, self._calls.wait)
+            return backend.predict(inputs, self._futures.wait)
         finally:
             self._room.release()
 
@@ -93,7 +93,7 @@ class GatewayModel:
         """Close the connections."""
         if self._backend:
             self._backend.close()
-        self._calls.close()
+        self._futures.close()
 
 
 class _ForwardedRequest:

@@ -56,7 +56,7 @@ class HTTPConnection:
             try:
                 if not self._answer(request):
                     return
-            except TimeoutError as error:
+            except BodyTimeout as error:
                 message = f"the body is not complete ({error})"
                 self._refuse(Refusal(HTTPStatus.REQUEST_TIMEOUT, message, request.environ))
                 return
@@ -84,7 +84,7 @@ class HTTPConnection:
     def _receive(self):
         """Receive and parse more; return whether anything arrived."""
         if not self._is_alone():
-            # What has arrived here already would be read before what arrived earlier on other connections.
+            # `recv` returns at once what is there, before what arrived earlier on other connections.
             gevent.socket.wait_read(self._socket.fileno(), self._socket.gettimeout(), TimeoutError("timed out"))
         data = self._socket.recv(RECEIVE_BYTES)
         if data:
@@ -103,12 +103,17 @@ class HTTPConnection:
             environ["wsgi.input"] = io.BytesIO(request.body)
         else:
             environ["wsgi.input"] = io.BufferedReader(_Body(self, request), RECEIVE_BYTES)
-        result = self._app(environ, start_response)
         try:
-            parts.extend(result)
-        finally:
-            if hasattr(result, "close"):
-                result.close()
+            result = self._app(environ, start_response)
+            try:
+                parts.extend(result)
+            finally:
+                if hasattr(result, "close"):
+                    result.close()
+        except (BodyTimeout, BodyCutOff):
+            raise
+        except OSError as error:  # not one of this connection
+            raise RuntimeError("the application failed") from error
         environ.setdefault("CONTENT_LENGTH", str(request.size))  # for the log, if it was chunked
         self.has_unread = not request.is_complete
         keeps = request.keeps and request.is_complete and self._may_keep()
@@ -149,7 +154,7 @@ class HTTPConnection:
     def _read_body(self, request, size):
         """Return up to `size` bytes of a body, none at its end.
 
-        Raises: TimeoutError if it is late, OSError if it is cut off or not valid HTTP.
+        Raises: BodyTimeout if it is late, BodyCutOff if it is cut off or not valid HTTP.
         """
         request.reading_since = request.reading_since or time.monotonic()
         try:
@@ -162,12 +167,14 @@ class HTTPConnection:
                     break
         except TimeoutError:
             message = f"nothing arrived for {BODY_TIMEOUT_S} s, or less than {MIN_BODY_RATE} bytes per second"
-            raise TimeoutError(message) from None
+            raise BodyTimeout(message) from None
+        except OSError as error:
+            raise BodyCutOff(error.strerror or "it is cut off") from error
         finally:
             self._socket.settimeout(None)
         part, request.body = request.body[:size], request.body[size:]
         if not part and not request.is_complete:
-            raise OSError(self._reader.refusal.message if self._reader.refusal else "it is cut off")
+            raise BodyCutOff(self._reader.refusal.message if self._reader.refusal else "it is cut off")
         return part
 
     @staticmethod
@@ -175,6 +182,14 @@ class HTTPConnection:
         """Return how long to wait for more of a body, in seconds."""
         ends = request.reading_since + BODY_TIMEOUT_S + request.size / MIN_BODY_RATE
         return min(BODY_TIMEOUT_S, max(0.001, ends - time.monotonic()))
+
+
+class BodyTimeout(TimeoutError):
+    """The body of a request is late."""
+
+
+class BodyCutOff(OSError):
+    """The body of a request is cut off or not valid HTTP."""
 
 
 class _Body(io.RawIOBase):

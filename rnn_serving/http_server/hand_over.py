@@ -19,6 +19,8 @@ class HandOver:
 
     def waiter(self):
         """Return a new waiter, whose `get()` returns what `give` gives it; only for the thread of the greenlets."""
+        if self._is_closing:
+            raise RuntimeError("nothing can wait after close()")
         if self._watcher is None:
             # Not earlier: a watcher belongs to the event loop of the thread that creates it, and a model is created in
             # another thread than it is used in.

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 # Connections that a process keeps open, and files that it needs besides: models, metrics, gRPC.
 MAX_CONNECTIONS, OTHER_FILES = 4000, 200
-# Seconds in which a kept-alive connection may still bring a request once the server has been told to stop.
-LINGER_S = 2.0
+# Seconds in which a client that is still sending may read its answer before its connection is closed.
+READ_S = 2.0
 # Seconds until the next attempt to accept when the system has no resources, and between two lines about that.
 PAUSE_S, LOG_INTERVAL_S = 0.5, 10.0
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -38,7 +38,9 @@ class HTTPServer(StreamServer):
         self._for_connections = app, may_keep, log_answer, lambda: len(self._connections) == 1
         self._connections, self._is_finishing, self._next_line_at = {}, False, 0.0
 
-    def __len__(self):
+    @property
+    def connection_count(self):
+        """How many connections are open."""
         return len(self._connections)
 
     def do_read(self):
@@ -59,7 +61,7 @@ class HTTPServer(StreamServer):
 
     def count_changed(self):
         """Do what has to be done when a connection was opened or closed."""
-        if len(self) == self._limit:
+        if self.connection_count == self._limit:
             self._log_limit(f"the limit of {self._limit} connections is reached (ulimit -n)")
 
     def shut_down_waiting(self, how, waiting_s=0.0):
@@ -71,17 +73,17 @@ class HTTPServer(StreamServer):
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(client._sock, how)
 
-    def finish(self, grace_s, beat=lambda: None):
+    def finish(self, grace_s, linger_s, beat=lambda: None):
         """Accept what the system has accepted, stop listening, and finish the requests in flight within `grace_s`.
 
-        An idle connection may bring one more for a short time. `beat()` is called ten times a second.
+        An idle connection may bring one more within `linger_s`. `beat()` is called ten times a second.
         """
         # Closing the listener would reset them.
         while not self.pool.full() and (accepted := HTTPServer.do_read(self)):
             self.do_handle(*accepted)
         self.close()
         self._is_finishing = True
-        deadline, lingering_until = (time.monotonic() + seconds for seconds in (grace_s, LINGER_S))
+        deadline, lingering_until = (time.monotonic() + seconds for seconds in (grace_s, linger_s))
         while len(self.pool) and time.monotonic() < deadline:
             beat()
             if time.monotonic() > lingering_until:
@@ -107,7 +109,9 @@ class HTTPServer(StreamServer):
         """Log now and then that new connections have to wait."""
         if time.monotonic() >= self._next_line_at:
             self._next_line_at = time.monotonic() + LOG_INTERVAL_S
-            log.warning("HTTP: %s; %d connections are open, new ones wait until some are closed", reason, len(self))
+            log.warning(
+                "HTTP: %s; %d connections are open, new ones wait until some are closed", reason, self.connection_count
+            )
 
 
 def connections_allowed():
@@ -127,7 +131,7 @@ def _gevents(listener):
 
 def _read_the_rest(client):
     """Let a client that is still sending read its answer: closing a connection with unread data would lose it."""
-    with contextlib.suppress(OSError), gevent.Timeout(LINGER_S, False):
+    with contextlib.suppress(OSError), gevent.Timeout(READ_S, False):
         client.shutdown(socket.SHUT_WR)
         while client.recv(2**16):
             pass

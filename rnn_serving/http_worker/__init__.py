@@ -2,7 +2,7 @@
 
 gunicorn_server.py   starts gunicorn from Python with this worker
 worker.py            the worker: its life, its model, its turn to accept
-greenlets.py         how requests wait for their batch
+greenlets.py         how requests wait for their batch, and for calls of gRPC
 heartbeat.py         the heartbeat of each worker, in memory
 balance.py           connections of each worker, in shared memory
 request_log.py       metrics and the access log

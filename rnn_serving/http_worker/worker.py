@@ -18,6 +18,8 @@ from rnn_serving.http_server.server import HTTPServer
 # Seconds between two checks whether it is this worker's turn to accept, and after which it may take over a turn that
 # another worker missed.
 TURN_INTERVAL_S, TURN_LIMIT_S = 0.001, 0.05
+# Seconds in which a kept-alive connection may still bring a request once the worker has been told to stop.
+LINGER_S = 2.0
 
 
 class GreenletWorker(GeventWorker):
@@ -42,11 +44,11 @@ class GreenletWorker(GeventWorker):
             self.notify()
             self._server.shut_down_waiting(socket.SHUT_RDWR, self.cfg.keepalive)
             self._stopping.wait(1.0)
+        model.kill()
         if self._failure:
             self._server.close()
             self._give_up()
-        self._server.finish(self.cfg.graceful_timeout, self.notify)
-        model.kill()
+        self._server.finish(self.cfg.graceful_timeout, LINGER_S, self.notify)
 
     def handle_exit(self, sig, frame):
         """Begin to stop; if the application is still being imported, the worker ends as soon as `run` is called."""
@@ -92,7 +94,7 @@ class GreenletWorker(GeventWorker):
     def publish(self):
         """Tell the other workers how many connections this one has, once it has a model."""
         if self._is_ready:
-            self.balance.publish(self.slot, len(self._server))
+            self.balance.publish(self.slot, self._server.connection_count)
 
     def _may_keep(self):
         """Return whether a client may send another request; without a model, it has to connect to another worker."""

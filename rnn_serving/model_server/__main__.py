@@ -122,11 +122,11 @@ def start_rest(core):
         if options.rest_api_port == options.port:
             raise OSError("the gRPC server uses this port")
         server = RestServer(core)
+        server.start()
     except OSError as error:
         address = addresses.join(options.host, options.rest_api_port)
         log.error("Failed to start HTTP Server at %s: %s", address, error.strerror or error)
         return None
-    server.start()
     log.info("Exporting HTTP/REST API at:%s ...%s", *printed(options.host, options.rest_api_port))
     return server
 

@@ -47,12 +47,15 @@ def create_server(core, address, streams):
         names.append(_add_health_service(server, streams, in_event_loop=options.batching))
     grpc_reflection_service.add(server, names, streams, in_event_loop=options.batching)
     if options.grpc_socket_path:
-        server.add_insecure_port(f"unix:{options.grpc_socket_path}")
-    if not address:
-        return server, 0
-    if options.tls:
-        return server, server.add_secure_port(address, options.tls)
-    return server, server.add_insecure_port(address)
+        _listen(server, f"unix:{options.grpc_socket_path}", options.tls)
+    return server, _listen(server, address, options.tls) if address else 0
+
+
+def _listen(server, address, credentials):
+    """Listen on an address, for TLS if there are credentials; return its port."""
+    if credentials:
+        return server.add_secure_port(address, credentials)
+    return server.add_insecure_port(address)
 
 
 def _server_options(options):

@@ -16,6 +16,8 @@ from rnn_serving.model_server.rest_application import MAX_BODY_BYTES, Applicatio
 
 # Seconds that a connection may be idle, or its client not read its answer, and between two looks at that.
 IDLE_S, CHECK_S = 3600, 10
+# Seconds in which an idle connection may bring one more request at a stop: it is refused then.
+LINGER_S = 0.2
 
 
 class RestServer:
@@ -33,13 +35,15 @@ class RestServer:
             options.rest_api_num_threads if options.rest_api_num_threads > 0 else 4 * (os.cpu_count() or 1)
         )
         self._thread = threading.Thread(target=self._run, name="rest", daemon=True)
-        self._loop, self._stopping, self._grace_s = None, None, None
+        self._loop, self._stopping, self._grace_s, self._failure = None, None, None, None
         self._has_started = threading.Event()
 
     def start(self):
-        """Begin to answer requests."""
+        """Begin to answer requests. Raises: OSError if the thread cannot."""
         self._thread.start()
         self._has_started.wait()
+        if self._failure:
+            raise self._failure
 
     def stop(self, grace_s):
         """Refuse new requests, finish those in flight within `grace_s` seconds, then end."""
@@ -48,14 +52,20 @@ class RestServer:
         self._thread.join()
 
     def _run(self):
-        self._loop, self._stopping = gevent.get_hub().loop, Event()
-        server = HTTPServer(self._listener, self._answer, lambda: not self._application.is_stopping)
-        server.start()
-        self._has_started.set()
+        try:
+            self._loop, self._stopping = gevent.get_hub().loop, Event()
+            server = HTTPServer(self._listener, self._answer, lambda: not self._application.is_stopping)
+            server.start()
+        except OSError as error:
+            self._failure = error
+            return
+        finally:
+            self._has_started.set()
         while not self._stopping.wait(CHECK_S):
             server.shut_down_waiting(socket.SHUT_RDWR, IDLE_S)
         drain.take_no_more_connections(server.socket)
-        server.finish(self._grace_s)
+        server.finish(self._grace_s, LINGER_S)
+        self._calls.close()
 
     def _answer(self, environ, start_response):
         """Answer a request in another thread, which does not have to wait for its body."""

@@ -31,8 +31,13 @@ def ignore(environ, start_response):
     return []
 
 
-def fail(environ, start_response):
-    raise RuntimeError("secret")
+def failing(error):
+    """Return an application that raises an error."""
+
+    def fail(environ, start_response):
+        raise error
+
+    return fail
 
 
 def served(app, sock, may_keep=lambda: True):
@@ -274,9 +279,11 @@ def test_a_rejected_request_is_logged_with_its_method_and_path():
     assert (environ["REQUEST_METHOD"], environ["PATH_INFO"], status) == ("PUT", "/here", 417)
 
 
-def test_an_exception_in_the_application_is_a_500_without_details(caplog):
+# Errors of sockets and time-outs too: those of the application are not those of its connection.
+@pytest.mark.parametrize("kind", [RuntimeError, OSError, ConnectionResetError, TimeoutError])
+def test_an_exception_in_the_application_is_a_500_without_details(caplog, kind):
     with caplog.at_level(logging.CRITICAL):
-        answered, logged = exchange(b"GET / HTTP/1.1\r\n\r\n" * 2, fail)
+        answered, logged = exchange(b"GET / HTTP/1.1\r\n\r\n" * 2, failing(kind("secret")))
     assert answered.startswith(b"HTTP/1.1 500 ")
     assert b"secret" not in answered
     assert len(logged) == 1

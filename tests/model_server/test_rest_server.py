@@ -1,6 +1,7 @@
 """What clients can do to the HTTP port: use up the file descriptors, send bodies with two ends, large bodies."""
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -180,6 +181,16 @@ def test_a_body_that_is_too_large_is_refused_before_it_arrives(server):
 
 def test_a_body_that_is_cut_off_gets_no_answer(server):
     assert server.send(HEAD + b"Content-Length: 100\r\n\r\n" + BODY) == b""
+
+
+def test_a_thread_that_cannot_serve_is_an_error_and_nothing_hangs(monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(rest_server, "HTTPServer", fail)
+    options = SimpleNamespace(host="127.0.0.1", rest_api_port=server_processes.free_port(), rest_api_num_threads=1)
+    with pytest.raises(OSError, match="Too many open files"):
+        rest_server.RestServer(SimpleNamespace(options=options)).start()
 
 
 def test_a_connection_that_has_been_idle_for_long_is_closed(monkeypatch):
