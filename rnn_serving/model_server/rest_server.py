@@ -58,6 +58,7 @@ class RestServer:
             server.start()
         except OSError as error:
             self._failure = error
+            self._listener.close()
             return
         finally:
             self._has_started.set()
