@@ -21,7 +21,7 @@ from rnn_serving.command_line import UserError
 from rnn_serving.endpoint.backend import Backend
 from rnn_serving.model_server import server_credentials
 from rnn_serving.model_server.errors import ServingError
-from rnn_serving.tls import TLS
+from rnn_serving.tls import TLS, open_channel
 
 HOST = "127.0.0.1"
 
@@ -199,6 +199,20 @@ def test_the_model_server_and_the_gateway_are_graded_over_tls(files, identities,
         assert grade(tfserving_client, server.ready[1], data_dir, *identity) == 0
         with start_flask("nowhere", "--backend", server.ready[1], *identity) as gateway:
             assert grade(flask_client, gateway.ready[1].split("/")[2], data_dir) == 0
+
+
+def test_the_unix_socket_speaks_tls_too(files, identities, export_base, tmp_path):
+    config = files.write_config("unix", client_verify=True)
+    path = tmp_path / "s"
+    name = [("grpc.ssl_target_name_override", HOST)]
+    with start_model_server(export_base, f"--ssl_config_file={config}", f"--grpc_socket_path={path}"):
+        for identity, is_answered in (("certificate", True), ("right CA", False), ("plain text", False)):
+            with open_channel(f"unix:{path}", name, tls_of(identities[identity])) as channel:
+                status = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
+                with pytest.raises(grpc.RpcError) as error:
+                    status(b"", timeout=10)
+                answered = error.value.code() == grpc.StatusCode.INVALID_ARGUMENT  # it names no model
+                assert answered == is_answered, (identity, error.value)
 
 
 @contextlib.contextmanager
