@@ -176,6 +176,13 @@ def provenance(directory):
     return found if isinstance(found, dict) and isinstance(found.get("dataset", {}), dict) else {}
 
 
+def described_signature(origin, signature_name):
+    """Return what the origin of a version says of a signature, {} if it says nothing or is not ours."""
+    signatures = origin.get("signatures")
+    found = signatures.get(signature_name) if isinstance(signatures, dict) else None
+    return found if isinstance(found, dict) and isinstance(found.get("logits", []), list) else {}
+
+
 def directory_size(path):
     """Return the size of all files under `path` in bytes."""
     return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)

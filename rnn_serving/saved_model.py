@@ -163,7 +163,7 @@ class ServedModel:
         place = exports.version_path(self.directory)
         self.version, self.name = exports.version_number(place), origin.get("model", place.parent.name)
         self.dataset = origin.get("dataset", {}).get("name")
-        known = _known(origin, signature_name)
+        known = exports.described_signature(origin, signature_name)
         self.logits, self.has_independent_rows = known.get("logits", []), known.get("independent_rows") is True
         config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads)
         self._model = load(self.directory, config=config)
@@ -198,13 +198,6 @@ class ServedModel:
 
     def __exit__(self, *_):
         self.close()
-
-
-def _known(origin, signature_name):
-    """Return what model.json says of a signature, {} if it says nothing or is not ours."""
-    signatures = origin.get("signatures")
-    known = signatures.get(signature_name) if isinstance(signatures, dict) else None
-    return known if isinstance(known, dict) and isinstance(known.get("logits", []), list) else {}
 
 
 @dataclass

@@ -12,7 +12,9 @@ from rnn_serving.model_server.errors import invalid_argument
 class BatchingOptions:
     """The options of --enable_batching and its file; `slots` are the threads that all models of a server share.
 
-    A request may have `max_batch_size` rows; those with more than `execution_size` run in several batches.
+    A request may have `max_batch_size` rows; those with more than `execution_size` run in several batches. With
+    `needs_independent_rows`, a version is batched only if it records that the rows of all its signatures are
+    independent.
     """
 
     slots: Slots
@@ -23,25 +25,26 @@ class BatchingOptions:
     max_enqueued_batches: int
     allowed_batch_sizes: tuple
     pad_variable_length_inputs: bool
+    needs_independent_rows: bool = False
 
     @classmethod
-    def of(cls, parameters, per_model=False):
+    def of(cls, parameters, per_model=False, needs_independent_rows=False):
         """Return the options of a BatchingParameters message.
 
         Raises: ServingError INVALID_ARGUMENT.
         """
         threads = _positive(parameters, "num_batch_threads", os.cpu_count() or 1)
-        return cls._on(Slots(threads), per_model, parameters)
+        return cls._on(Slots(threads), per_model, parameters, needs_independent_rows)
 
     def with_parameters(self, parameters):
         """Return the options of a version's own BatchingParameters, on the same threads.
 
         Raises: ServingError INVALID_ARGUMENT.
         """
-        return self._on(self.slots, self.per_model, parameters)
+        return self._on(self.slots, self.per_model, parameters, self.needs_independent_rows)
 
     @classmethod
-    def _on(cls, slots, per_model, parameters):
+    def _on(cls, slots, per_model, parameters, needs_independent_rows):
         timeout_micros = parameters.batch_timeout_micros.value
         if timeout_micros < 0:
             raise invalid_argument(f"batch_timeout_micros must be non-negative; was {timeout_micros}")
@@ -67,6 +70,7 @@ class BatchingOptions:
             _positive(parameters, "max_enqueued_batches", 10),
             allowed,
             parameters.pad_variable_length_inputs,
+            needs_independent_rows,
         )
 
 

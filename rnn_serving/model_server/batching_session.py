@@ -11,7 +11,7 @@ import time
 import grpc
 import numpy as np
 
-from rnn_serving import array_batches
+from rnn_serving import array_batches, exports
 from rnn_serving.batching import Batcher, ExpiredError, QueueFullError
 from rnn_serving.model_server import monitoring, text_protos
 from rnn_serving.model_server.errors import ServingError, failed_precondition, invalid_argument
@@ -45,12 +45,13 @@ class BatchingSession:
     """One queue for each combination of inputs and outputs of a version."""
 
     @classmethod
-    def of(cls, options, directory):
+    def of(cls, options, directory, signatures):
         """Return a session with the options of the server or of a file in `directory`, None without batching.
 
+        `signatures` are the names of the version's signatures.
         Raises: ServingError.
         """
-        if options is None:
+        if options is None or (options.needs_independent_rows and not _has_independent_rows(directory, signatures)):
             return None
         path = os.path.join(directory, PER_MODEL_FILE)
         if options.per_model and os.path.exists(path):
@@ -229,3 +230,9 @@ def _padded(name, arrays):
         filled[tuple(slice(size) for size in array.shape)] = array
         padded.append(filled)
     return padded
+
+
+def _has_independent_rows(directory, signatures):
+    """Return whether a version records of each of its signatures that the rows are independent."""
+    origin = exports.provenance(directory)
+    return all(exports.described_signature(origin, name).get("independent_rows") is True for name in signatures)

@@ -66,6 +66,10 @@ class ServerCore:
             return self._manager.acquire(spec.name, labels[spec.version_label])
         return self._manager.acquire(spec.name, spec.version.value if spec.HasField("version") else None)
 
+    def is_available(self, name):
+        """Return whether a version of a model can answer requests."""
+        return self._manager.is_available(name)
+
     def status(self, spec):
         """Return the GetModelStatusResponse for a ModelSpec: every version since the server started, or the one named.
 

@@ -54,9 +54,8 @@ class Handlers:
             @functools.wraps(method)
             async def handler(content, context):
                 try:
-                    return await self._answer_async(
-                        method, _parse(content, request_class, context), len(content), context
-                    )
+                    response = await self.call(method, _parse(content, request_class, context), len(content), context)
+                    return response.SerializeToString()
                 except ServingError as error:
                     code, details = error.code, error.details()
                 # gRPC keeps the exception that `abort` raises, and so this frame and any exception that is being
@@ -70,13 +69,15 @@ class Handlers:
         with self._budget.reserve(_memory(request, size), context.time_remaining()):
             return method(request, context).SerializeToString()
 
-    async def _answer_async(self, method, request, size, context):
+    async def call(self, method, request, size, context):
+        """Return the response of `method` to a request of `size` bytes; needs a pool.
+
+        Raises: ServingError.
+        """
         async with self._budget.reserve_async(_memory(request, size)):
             if inspect.iscoroutinefunction(method):
-                response = await method(request, context)
-            else:
-                response = await asyncio.get_running_loop().run_in_executor(self._pool, method, request, context)
-            return response.SerializeToString()
+                return await method(request, context)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, method, request, context)
 
 
 def _memory(request, size):

@@ -49,7 +49,7 @@ class Servable:
         except exports.ExportError as error:
             raise _load_error(error, self.directory, options.saved_model_tags) from error
         try:
-            self._batching = BatchingSession.of(options.batching, self.directory)
+            self._batching = BatchingSession.of(options.batching, self.directory, model.signatures)
             self._model = model
             if options.enable_model_warmup:
                 warmup.warm_up(self, options.num_request_iterations_for_warmup)

@@ -1,0 +1,101 @@
+"""Serve a model by Ray Serve: gRPC as TensorFlow Serving has it, and the JSON of the Flask endpoint over HTTP.
+
+    python -m deploy.ray --model_base_path "$PWD/exports/mnist" --port 9000 --http_port 8000
+
+Starts a cluster on this machine, or joins the one at --address. tfserving_client.py grades the gRPC port,
+flask_client.py the HTTP port.
+"""
+
+import importlib.util
+import os
+import signal
+
+from rnn_serving import addresses, command_line, exports
+from rnn_serving.command_line import UserError
+
+
+def main(argv=None):
+    """Serve until SIGTERM or Ctrl-C; return the exit status."""
+    if not importlib.util.find_spec("ray"):
+        raise UserError("Ray is not installed; expected ray[serve], as pip install -e '.[cluster]' installs it")
+    # Imported here and below: without Ray, the line above is all that can be said.
+    from deploy.ray import cluster
+
+    args, settings = parse_arguments(argv)
+    if not args.address:
+        cluster.require_free_port(args.host, args.http_port, "--http_port")
+        cluster.require_free_port("::", args.port, "--port")
+    try:
+        with cluster.running_cluster(args.address):
+            wait_for_signal = catch_signals()  # not before: Ray has a handler of its own
+            with cluster.running_serve(args.host, args.http_port, args.port, settings.request_timeout):
+                cluster.deploy(settings, args.start_timeout)
+                print_start(args, settings, cluster.running_replicas())
+                wait_for_signal()
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def catch_signals():
+    """Raise KeyboardInterrupt on SIGTERM too; return a function that waits for either signal.
+
+    Python runs a handler in the main thread only, and the system may give a signal to any other: the wait is for a byte
+    that whichever thread it is writes to a pipe.
+    """
+    signals, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
+    return lambda: os.read(signals, 1)
+
+
+def print_start(args, settings, replicas):
+    """Say where the model is served."""
+    host = addresses.reachable(args.host)
+    print(f"Serving {settings.model_name} with {replicas} replica{'s' * (replicas != 1)}")
+    print(f"gRPC at {addresses.join(host, args.port)} (Ray listens on every address of each node)")
+    print(f"HTTP at http://{addresses.join(host, args.http_port)}/{addresses.wildcard_note(args.host)}", flush=True)
+
+
+def parse_arguments(argv):
+    """Return the parsed flags, and as an `application.Settings` those that describe the application.
+
+    Exit with status 2 if one is invalid. Raises: exports.ExportError if there is no such model on this machine.
+    """
+    from pydantic import ValidationError
+
+    from deploy.ray.application import Settings
+
+    parser = command_line.parser(__doc__)
+    add = parser.add_argument
+    for name, field in Settings.model_fields.items():
+        default = {} if field.is_required() else {"default": field.default}
+        add(f"--{name}", required=field.is_required(), help=field.description, **default)
+    add("--port", type=command_line.port_number, default=9000, help="gRPC port of every node")
+    add("--http_port", type=command_line.port_number, default=8000, help="HTTP port of every node")
+    add("--host", default="127.0.0.1", help="address of the HTTP port; Ray's gRPC port listens on all")
+    add("--address", help="Ray cluster to join, auto for this machine's (default: start one on this machine)")
+    add("--start_timeout", type=command_line.positive_float, default=120.0, help="time for the replicas to start, s")
+    args = parser.parse_args(argv)
+    given = {name: value for name, value in vars(args).items() if name in Settings.model_fields and value is not None}
+    try:
+        return args, Settings(**given | {"model_base_path": absolute_base_path(args.model_base_path)})
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = "".join(f"--{name}={found['input']}: " for name in found["loc"])
+        return parser.error(where + found["msg"].removeprefix("Value error, "))
+
+
+def absolute_base_path(path):
+    """Return a base path as every process on this machine can read it; raise ExportError if it has no version."""
+    if exports.uri_scheme(path) not in (None, "file"):
+        return path
+    local = os.path.abspath(exports.local_path(path))
+    exports.newest(local)
+    return local
+
+
+if __name__ == "__main__":
+    command_line.run(main)

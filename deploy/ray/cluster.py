@@ -1,0 +1,121 @@
+"""Start Ray and Serve, deploy the application, and wait until it runs or shows why it cannot."""
+
+import contextlib
+import logging
+import os
+import socket
+import time
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: it would report to its makers
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
+from ray.serve.schema import ApplicationStatus
+
+from deploy.ray.application import APPLICATION, DEPLOYMENT, GRPC_SERVICES, build
+from rnn_serving import addresses
+from rnn_serving.command_line import UserError
+
+POLL_S = 0.2
+# Later than the replicas' own deadline, whose error says more.
+PROXY_GRACE_S = 1.0
+LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
+
+
+@contextlib.contextmanager
+def running_cluster(address=None):
+    """Connect to the Ray cluster at `address`, or start one on this machine; at the end, leave it or stop it.
+
+    Raises: UserError if there is no cluster at the address.
+    """
+    try:
+        ray.init(address, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"--address {address}: {error}; expected a running Ray cluster") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def running_serve(host, http_port, grpc_port, request_timeout_s):
+    """Start Serve's proxies on each node with replicas, for HTTP at `host` and for gRPC at all addresses; stop them."""
+    timeout_s = request_timeout_s + PROXY_GRACE_S
+    serve.start(
+        proxy_location=ProxyLocation.EveryNode,
+        http_options=HTTPOptions(host=host, port=http_port, request_timeout_s=timeout_s),
+        grpc_options=gRPCOptions(
+            port=grpc_port, grpc_servicer_functions=list(GRPC_SERVICES), request_timeout_s=timeout_s
+        ),
+        logging_config=LOGGING,
+    )
+    try:
+        yield
+    finally:
+        serve.shutdown()
+
+
+def deploy(settings, timeout_s):
+    """Deploy the application of an `application.Settings`, and wait until it runs.
+
+    Raises: UserError with what Ray says if it fails, or does not run after `timeout_s` seconds.
+    """
+    serve.run_many(
+        [serve.RunTarget(build(settings), name=APPLICATION, logging_config=LOGGING)],
+        wait_for_ingress_deployment_creation=False,
+        wait_for_applications_running=False,
+    )
+    deadline = time.monotonic() + timeout_s
+    while True:
+        application = serve.status().applications.get(APPLICATION)
+        status = application and application.status
+        if status == ApplicationStatus.RUNNING:
+            return
+        if status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY):
+            raise UserError(f"the application is {status.value}: {_reason(application)}")
+        if time.monotonic() >= deadline:
+            raise UserError(f"the application does not run after {timeout_s:g} s: {_missing(application, settings)}")
+        time.sleep(POLL_S)
+
+
+def running_replicas():
+    """Return how many replicas answer requests."""
+    application = serve.status().applications.get(APPLICATION)
+    return application.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0) if application else 0
+
+
+def require_free_port(host, port, flag):
+    """Raise UserError if a port is taken: a proxy of Ray would try for ever, and say so in a log only."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{addresses.join(host, port)}: {reason}; expected a free port ({flag})") from error
+
+
+def _reason(application):
+    """Return what Ray says of an application that failed: the last lines are those of the error itself."""
+    messages = [application.message, *(each.message for each in application.deployments.values())]
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "no message")
+
+
+def _missing(application, settings):
+    """Return what an application waits for: for room if the free cores do not do, or else for its replicas."""
+    wanted, free = settings.min_replicas, ray.available_resources().get("CPU", 0)
+    states = application.deployments[DEPLOYMENT].replica_states if application and application.deployments else {}
+    running = states.get("RUNNING", 0)
+    needed = (wanted - running) * settings.cpus_per_replica
+    found = f"{running} of {wanted} replicas run"
+    if needed > free + 1e-6 and "STARTING" in states:
+        return (
+            f"{found}, the others need {needed:g} cores and {free:g} are free; expected more nodes, fewer replicas "
+            "(--min_replicas) or fewer cores for each (--cpus_per_replica)"
+        )
+    return f"{found}; expected a version to load under {settings.model_base_path} on every node"
