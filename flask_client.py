@@ -46,7 +46,7 @@ def main(argv=None):
     image_shape, name = flask.served_image_shape(url, model), dataset.dataset_name(args.data_dir)
     report.print_dataset_note(model.get("dataset"), name)
     open_connection = functools.partial(connect, url, args.timeout, image_shape, tls)
-    measured = load.run_load(open_connection, test, args.batch_size, args.concurrency)
+    measured = load.run_load(open_connection, test, args.batch_size, args.concurrency, args.retries)
     version, size = model.get("version"), len(test)
     result = report.make_report("flask", "HTTP/JSON", version, name, measured, size, args.concurrency, args.batch_size)
     return report.finish(result, args.json)

@@ -73,7 +73,7 @@ def main(argv=None):
     name, size = dataset.dataset_name(args.data_dir), len(test)
     with open_server(address, model_query(args)) as (server, connect):
         report.print_dataset_note(server.dataset, name)
-        measured = load.run_load(connect, test, args.batch_size, args.concurrency)
+        measured = load.run_load(connect, test, args.batch_size, args.concurrency, args.retries)
     result = report.make_report(
         server.program, protocol, server.version, name, measured, size, args.concurrency, args.batch_size
     )

@@ -16,13 +16,13 @@ ROOMS = {
     "rnn_serving.http_worker": ("rnn_serving.endpoint", "rnn_serving.http_server"),
 }
 STEPS = {path.stem for path in ROOT.glob("*.py")}
-OUTSIDE = STEPS | {"benchmarks", "examples", "scripts", "tests"}
+OUTSIDE = STEPS | {"benchmarks", "deploy", "examples", "scripts", "tests"}
 
 
 @cache
 def imports():
     """Return {module: set of the project's modules that it imports}."""
-    rooms = ("rnn_serving", "benchmarks", "examples")
+    rooms = ("rnn_serving", "benchmarks", "deploy", "examples")
     files = [*ROOT.glob("*.py"), *(path for room in rooms for path in (ROOT / room).rglob("*.py"))]
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
     return {name: _imported(path, modules) for name, path in modules.items()}

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import signal
 
+from deploy.ray import ports
 from rnn_serving import addresses, command_line, exports
 from rnn_serving.command_line import UserError
 
@@ -18,13 +19,11 @@ def main(argv=None):
     """Serve until SIGTERM or Ctrl-C; return the exit status."""
     if not importlib.util.find_spec("ray"):
         raise UserError("Ray is not installed; expected ray[serve], as pip install -e '.[cluster]' installs it")
-    # Imported here and below: without Ray, the line above is all that can be said.
+    args, settings = parse_arguments(argv)
+    check_ports(args)
+    # Imported here and below: only now is Ray known to be there, and it takes seconds, which a wrong flag need not.
     from deploy.ray import cluster
 
-    args, settings = parse_arguments(argv)
-    if not args.address:
-        cluster.require_free_port(args.host, args.http_port, "--http_port")
-        cluster.require_free_port("::", args.port, "--port")
     try:
         with cluster.running_cluster(args.address):
             wait_for_signal = catch_signals()  # not before: Ray has a handler of its own
@@ -35,6 +34,15 @@ def main(argv=None):
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def check_ports(args):
+    """Raise UserError if a port is taken or, with --address, if nothing listens there."""
+    if not args.address:
+        ports.require_free_port(args.host, args.http_port, "--http_port")
+        ports.require_free_port("::", args.port, "--port")
+    elif ":" in args.address:
+        ports.require_listener(args.address)
 
 
 def catch_signals():
@@ -60,15 +68,16 @@ def print_start(args, settings, replicas):
 
 
 def parse_arguments(argv):
-    """Return the parsed flags, and as an `application.Settings` those that describe the application.
+    """Return the parsed flags, and as a `settings.Settings` those that describe the application.
 
     Exit with status 2 if one is invalid. Raises: exports.ExportError if there is no such model on this machine.
     """
     from pydantic import ValidationError
 
-    from deploy.ray.application import Settings
+    from deploy.ray.settings import Settings
 
     parser = command_line.parser(__doc__)
+    parser.prog = "python -m deploy.ray"
     add = parser.add_argument
     for name, field in Settings.model_fields.items():
         default = {} if field.is_required() else {"default": field.default}

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import socket
 import time
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before Ray is imported: it would report to its makers
@@ -14,7 +13,6 @@ from ray.serve.config import HTTPOptions, ProxyLocation, gRPCOptions
 from ray.serve.schema import ApplicationStatus
 
 from deploy.ray.application import APPLICATION, DEPLOYMENT, GRPC_SERVICES, build
-from rnn_serving import addresses
 from rnn_serving.command_line import UserError
 
 POLL_S = 0.2
@@ -59,7 +57,7 @@ def running_serve(host, http_port, grpc_port, request_timeout_s):
 
 
 def deploy(settings, timeout_s):
-    """Deploy the application of an `application.Settings`, and wait until it runs.
+    """Deploy the application of a `settings.Settings`, and wait until it runs.
 
     Raises: UserError with what Ray says if it fails, or does not run after `timeout_s` seconds.
     """
@@ -85,18 +83,6 @@ def running_replicas():
     """Return how many replicas answer requests."""
     application = serve.status().applications.get(APPLICATION)
     return application.deployments[DEPLOYMENT].replica_states.get("RUNNING", 0) if application else 0
-
-
-def require_free_port(host, port, flag):
-    """Raise UserError if a port is taken: a proxy of Ray would try for ever, and say so in a log only."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{addresses.join(host, port)}: {reason}; expected a free port ({flag})") from error
 
 
 def _reason(application):

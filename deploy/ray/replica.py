@@ -39,7 +39,7 @@ class ModelReplica:
     """The deployment; a method for each gRPC method, called with the request and Ray's context of the call."""
 
     def __init__(self, settings):
-        """Load the model that `settings`, the dict of an `application.Settings`, names; wait for its first version.
+        """Load the model that `settings`, the dict of a `settings.Settings`, names; wait for its first version.
 
         Raises: RuntimeError if its versions do not load.
         """

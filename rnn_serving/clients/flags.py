@@ -15,6 +15,12 @@ def add_flags(parser, port_help):
     )
     parser.add_argument("--batch_size", type=command_line.positive_int, default=1, help="images in one request")
     parser.add_argument("--concurrency", type=command_line.positive_int, default=1, help="requests at a time")
+    parser.add_argument(
+        "--retries",
+        type=command_line.not_negative_int,
+        default=0,
+        help="times to repeat a request whose server has gone; timed as one",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the report there as well")
 
 

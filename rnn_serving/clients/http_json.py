@@ -6,6 +6,8 @@ import requests
 from rnn_serving import command_line
 from rnn_serving.clients.load import RequestError
 
+LOST_CONNECTION = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
+
 
 def direct_session(tls=None):
     """Return a session that uses no proxy: none stands between a client and a server on the same machine."""
@@ -25,13 +27,22 @@ def post_json(session, url, value, timeout_s):
     try:
         answer = session.post(url, data=body, headers={"Content-Type": "application/json"}, timeout=timeout_s)
     except (requests.RequestException, ValueError) as error:
-        raise RequestError(f"{url}: {command_line.request_failure(error)}; expected an answer") from error
+        message = f"{url}: {command_line.request_failure(error)}; expected an answer"
+        raise RequestError(message, isinstance(error, LOST_CONNECTION)) from error
     if answer.status_code != 200:
-        raise RequestError(f"{url}: {describe_status(answer)}; expected 200")
+        raise RequestError(f"{url}: {describe_status(answer)}; expected 200", _server_has_gone(answer))
     try:
         return orjson.loads(answer.content)
     except ValueError as error:
         raise RequestError(f"{url}: {answer.text[:100]!r}; expected JSON") from error
+
+
+def _server_has_gone(answer):
+    """Return whether an answer says that a server, or the one behind it, is no longer there.
+
+    Ray answers 500 in plain text if a replica died; our own servers' errors are JSON.
+    """
+    return answer.status_code == 503 or (answer.status_code == 500 and "json" not in answer.headers["Content-Type"])
 
 
 def causes(error):

@@ -8,9 +8,19 @@ import numpy as np
 
 from rnn_serving.dataset import NUM_CLASSES
 
+# Before a request is repeated; the wait doubles from one to the next.
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 1.0
+
 
 class RequestError(Exception):
-    """A request without a valid answer; the message says what came instead."""
+    """A request without a valid answer; the message says what came instead.
+
+    `may_be_repeated` says whether the server, or the one behind it, may have gone: another one can answer.
+    """
+
+    def __init__(self, message, may_be_repeated=False):
+        super().__init__(message)
+        self.may_be_repeated = may_be_repeated
 
 
 @dataclass
@@ -23,13 +33,14 @@ class GradedLoad:
     errors: list = field(default_factory=list)
 
 
-def run_load(connect, split, batch_size=1, concurrency=1):
+def run_load(connect, split, batch_size=1, concurrency=1, retries=0):
     """Send every image of `split` once, `concurrency` requests at a time, and return the `GradedLoad`.
 
     `connect()` returns a context manager that yields `ask(images) -> scores`, float32 (n, 28, 28) to an array (n, 10),
-    which raises RequestError. Each thread has its own, and sends one request before the clock starts.
+    which raises RequestError. Each thread has its own, and sends one request before the clock starts. A request that
+    may be repeated is repeated up to `retries` times; its latency includes all of them.
     """
-    run = _LoadRun(connect, split, batch_size)
+    run = _LoadRun(connect, split, batch_size, retries)
     # Daemon threads, so that Ctrl-C does not wait for answers.
     threads = [threading.Thread(target=run.caller_loop, daemon=True) for _ in range(concurrency)]
     for thread in threads:
@@ -49,8 +60,8 @@ def run_load(connect, split, batch_size=1, concurrency=1):
 class _LoadRun:
     """What the threads of one `run_load` share."""
 
-    def __init__(self, connect, split, batch_size):
-        self.connect, self.split, self.batch_size = connect, split, batch_size
+    def __init__(self, connect, split, batch_size, retries):
+        self.connect, self.split, self.batch_size, self.retries = connect, split, batch_size, retries
         self.starts = iter(range(0, len(split), batch_size))
         self.load, self.failure, self.lock = GradedLoad(), None, threading.Lock()
         self.warm, self.go = threading.Semaphore(0), threading.Event()
@@ -59,7 +70,7 @@ class _LoadRun:
         """Warm up, wait for the start, then send one batch after the other until none is left."""
         try:
             with self.connect() as ask:
-                _checked_scores(ask, self.split.images[: self.batch_size])
+                _checked_scores(ask, self.split.images[: self.batch_size], self.retries)
                 self.warm.release()
                 self.go.wait()
                 while (start := self.next_start()) is not None:
@@ -77,7 +88,7 @@ class _LoadRun:
         """Send one batch; record the time and the grade of the answer."""
         images = self.split.images[start : start + self.batch_size]
         began = time.perf_counter()
-        scores, error = _checked_scores(ask, images)
+        scores, error = _checked_scores(ask, images, self.retries)
         latency = time.perf_counter() - began
         with self.lock:
             if error:
@@ -88,13 +99,28 @@ class _LoadRun:
                 self.load.correct += int((scores.argmax(axis=1) == labels).sum())
 
 
-def _checked_scores(ask, images):
+def _checked_scores(ask, images, retries):
     """Return (scores, None) or (None, what went wrong)."""
     try:
-        scores = np.asarray(ask(images))
+        scores = np.asarray(_ask_again(ask, images, retries))
     except RequestError as error:
         return None, str(error)
     if scores.shape != (len(images), NUM_CLASSES) or not np.isfinite(scores).all():
         expected = f"{len(images)} rows of {NUM_CLASSES} finite numbers"
         return None, f"answer has shape {scores.shape} or numbers that are not finite; expected {expected}"
     return scores, None
+
+
+def _ask_again(ask, images, retries):
+    """Return what `ask(images)` does; while it fails in a way that may be repeated, wait and ask up to `retries` times.
+
+    Raises: RequestError.
+    """
+    for attempt in range(retries):
+        try:
+            return ask(images)
+        except RequestError as error:
+            if not error.may_be_repeated:
+                raise
+        time.sleep(min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S))
+    return ask(images)

@@ -18,6 +18,8 @@ SERVED_BY, CPP_SERVER = "x-served-by", "tensorflow_model_server"
 # The data set that the model was trained on, percent-encoded: our own server reads it from the export, TensorFlow
 # Serving does not. Clients import nothing from the server, so its name is here again.
 TRAINED_ON = "x-trained-on"
+# What Ray says, as an INTERNAL error, of a replica that died before it answered.
+LOST_REPLICA = ("ActorDiedError", "ActorUnavailableError", "The actor died", "The actor is dead", "The actor is tempor")
 
 
 @dataclass(frozen=True)
@@ -75,4 +77,12 @@ def call(method, request, timeout_s):
     try:
         return method(request, timeout=timeout_s)
     except grpc.RpcError as error:
-        raise RequestError(f"{error.code().name}: {error.details()}; expected an answer") from error
+        message = f"{error.code().name}: {error.details()}; expected an answer"
+        raise RequestError(message, may_be_repeated=_server_has_gone(error)) from error
+
+
+def _server_has_gone(error):
+    """Return whether an error says that a server, or the replica of a cluster behind it, is no longer there."""
+    if error.code() == grpc.StatusCode.INTERNAL:
+        return any(name in error.details() for name in LOST_REPLICA)
+    return error.code() == grpc.StatusCode.UNAVAILABLE

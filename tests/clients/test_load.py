@@ -78,3 +78,38 @@ def test_a_bug_in_the_client_is_raised_not_counted():
 
     with pytest.raises(ZeroDivisionError):
         load.run_load(connecting(ask), SPLIT, concurrency=2)
+
+
+def failing_first(times, may_be_repeated):
+    """Return an `ask` that fails so often before it answers, and the list of the images that it was asked for."""
+    asked = []
+
+    def ask(images):
+        asked.append(len(images))
+        if len(asked) <= times:
+            raise RequestError("gone", may_be_repeated)
+        return right_answers(images)
+
+    return ask, asked
+
+
+@pytest.mark.parametrize(
+    ("failures", "may_be_repeated", "retries", "errors", "requests"),
+    [
+        (2, True, 2, 0, 13),
+        (5, True, 2, 0, 15),  # of the warm-up, whose failure is not counted, and of the first image
+        (100, True, 1, 10, 22),
+        (2, True, 0, 1, 11),
+        (2, False, 5, 1, 11),
+    ],
+)
+def test_a_request_that_may_be_repeated_is_as_often_as_allowed(failures, may_be_repeated, retries, errors, requests):
+    ask, asked = failing_first(failures, may_be_repeated)
+    graded = load.run_load(connecting(ask), SPLIT, retries=retries)
+    assert (len(graded.errors), graded.correct, len(asked)) == (errors, 10 - errors, requests)
+
+
+def test_the_latency_of_a_repeated_request_includes_its_failures():
+    ask, _ = failing_first(3, may_be_repeated=True)  # of the warm-up, twice, and of the first image
+    graded = load.run_load(connecting(ask), SPLIT, retries=1)
+    assert graded.latencies_s[0] >= load.FIRST_WAIT_S > graded.latencies_s[1]
