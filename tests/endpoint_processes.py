@@ -30,10 +30,14 @@ def proc_directory(pid):
     return Path(f"/proc/{pid}")
 
 
+def children(pid):
+    """Return the process ids of the children that a process's main thread has started."""
+    return [int(child) for child in (proc_directory(pid) / f"task/{pid}/children").read_text().split()]
+
+
 def worker_pids(server):
     """Return the process ids of a server's workers."""
-    pid = server.process.pid
-    return [int(child) for child in (proc_directory(pid) / f"task/{pid}/children").read_text().split()]
+    return children(server.process.pid)
 
 
 def sockets(pid):

@@ -40,7 +40,7 @@ def check_ports(args):
     """Raise UserError if a port is taken or, with --address, if nothing listens there."""
     if not args.address:
         ports.require_free_port(args.host, args.http_port, "--http_port")
-        ports.require_free_port("::", args.port, "--port")
+        ports.require_free_port("0.0.0.0", args.port, "--port")
     elif ":" in args.address:
         ports.require_listener(args.address)
 
