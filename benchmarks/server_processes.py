@@ -69,7 +69,7 @@ class FlaskServer(ServerProcess):
         super().__init__(f"http://127.0.0.1:{self.port}/", ["python", "flask_server.py", *flags], command)
 
     def _check_ready(self):
-        _ask_http(self._address + "metadata")
+        ask_http(self._address + "metadata")
 
     def worker_memory_mib(self):
         """Return the resident memory of the largest worker in MiB (Linux)."""
@@ -100,7 +100,7 @@ class ArticleServer(ServerProcess):
 
     def _check_ready(self):
         # It answers nothing but POST; a refusal shows as well that it is there.
-        _ask_http(self._address, expected=(405,))
+        ask_http(self._address, expected=(405,))
 
 
 class TFServing(ServerProcess):
@@ -117,9 +117,9 @@ class TFServing(ServerProcess):
         super().__init__(f"127.0.0.1:{self.port}", [launcher, *flags], [ROOT / launcher, *flags], variables)
 
     def _check_ready(self):
-        _ask_grpc(self._address)
+        ask_grpc(self._address)
         # The REST port comes last; that it refuses this path shows as well that it is there.
-        _ask_http(f"http://127.0.0.1:{self.rest_port}/v1/models/", expected=(400, 404))
+        ask_http(f"http://127.0.0.1:{self.rest_port}/v1/models/", expected=(400, 404))
 
 
 @contextlib.contextmanager
@@ -173,14 +173,16 @@ def _resident_mib(pid):
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
-def _ask_http(url, expected=()):
+def ask_http(url, expected=()):
+    """Raise requests.RequestException unless GET is answered with a good status or an expected one."""
     with direct_session() as session:
         answer = session.get(url, timeout=START_LIMIT_S)
         if answer.status_code not in expected:
             answer.raise_for_status()
 
 
-def _ask_grpc(address):
+def ask_grpc(address):
+    """Raise grpc.FutureTimeoutError unless a gRPC server listens at HOST:PORT."""
     # TensorFlow Serving binds its port once the model is loaded, so a connection means that it is ready.
     with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
         grpc.channel_ready_future(channel).result(timeout=1)

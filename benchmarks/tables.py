@@ -12,8 +12,11 @@ from rnn_serving import command_line, dataset, files
 QUICK_ROUNDS, QUICK_NUM_TESTS = 2, 20
 
 
-def parse_arguments(argv, doc, rounds, num_tests):
-    """Return the parsed flags of a benchmark with a docstring and defaults; exit with status 2 if one is invalid."""
+def parse_arguments(argv, doc, rounds, num_tests, add_flags=lambda parser: None):
+    """Return the parsed flags of a benchmark with a docstring and defaults; exit with status 2 if one is invalid.
+
+    `add_flags(parser)` adds those that only this benchmark has.
+    """
     parser = command_line.parser(doc)
     command_line.add_data_dir(parser)
     add, positive_int = parser.add_argument, command_line.positive_int
@@ -22,6 +25,7 @@ def parse_arguments(argv, doc, rounds, num_tests):
     add("--num_tests", type=positive_int, default=num_tests, help="test images to send")
     add("--quick", action="store_true", help="to try it out: few requests, figures of little meaning")
     add("--json", metavar="FILE", help="write the table there as well")
+    add_flags(parser)
     args = parser.parse_args(argv)
     if args.quick:
         args.rounds, args.num_tests = min(args.rounds, QUICK_ROUNDS), min(args.num_tests, QUICK_NUM_TESTS)

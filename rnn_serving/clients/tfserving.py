@@ -19,7 +19,7 @@ SERVED_BY, CPP_SERVER = "x-served-by", "tensorflow_model_server"
 # Serving does not. Clients import nothing from the server, so its name is here again.
 TRAINED_ON = "x-trained-on"
 # What Ray says, as an INTERNAL error, of a replica that died before it answered.
-LOST_REPLICA = ("ActorDiedError", "ActorUnavailableError", "The actor died", "The actor is dead", "The actor is tempor")
+LOST_REPLICA = ("The actor died", "The actor is dead", "is unavailable: ")
 
 
 @dataclass(frozen=True)
