@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import secrets
 import socket
 import sys
 
@@ -41,7 +43,9 @@ def start_cluster(model_base_path, *flags):
     ports = free_port(), free_port()
     command = [sys.executable, "-m", "deploy.ray", "--model_base_path", model_base_path]
     command += ["--port", ports[0], "--http_port", ports[1], *flags]
-    return started(*command, ready=READY), ports[0]
+    # Otherwise Ray would write a token to the home directory.
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return started(*command, ready=READY, env=environment), ports[0]
 
 
 @pytest.fixture(scope="module")

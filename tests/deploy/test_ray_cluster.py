@@ -25,8 +25,10 @@ NODES, IMAGES, RETRIES = 3, 200, 12
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     """A `ray.cluster_utils.Cluster` of three nodes with one core each, to which this process is connected."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # otherwise Ray would write a token to the home directory
+    monkeypatch.setenv("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")  # as `python -m deploy.ray` sets it where it starts Ray
     import ray
     from ray.cluster_utils import Cluster
 
