@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from steady_load import SteadyLoad
 from test_tls import Files
 
+from benchmarks import server_processes
 from rnn_serving import exports
 from rnn_serving.tls import tls_refusal
 
@@ -61,13 +62,8 @@ def stop_under_load(process, load, is_last=False):
 
 
 def check_waiting(*processes):
-    """Before there is a model, a container is neither started nor ready, and a gateway is alive."""
-    for process in processes:
-        if process.container.name == "gateway" and "liveness" in process.container.probes:
-            process.wait_until_passes("liveness")
-    assert not [
-        process.container.name for process in processes if process.passes("startup") or process.passes("readiness")
-    ]
+    """Before there is a model, a container is neither started nor ready."""
+    assert not [process for process in processes if process.passes("startup") or process.passes("readiness")]
 
 
 def wait_until_serving(*processes):
@@ -98,10 +94,11 @@ def test_pods_lose_no_request_when_they_are_replaced(overlay, export_base, model
             return stack.enter_context(running(container, tmp_path / f"{name}-{number}", models, secrets, addresses))
 
         first, second = (start("model-server", number) for number in (1, 2))
-        gateway = start("gateway", 1, {"model-server:8500": names_of(first, second, port="grpc")})
-        check_waiting(first, second, gateway)
+        check_waiting(first, second)
         publish(export_base, models)
-        wait_until_serving(first, second, gateway)
+        wait_until_serving(first, second)
+        gateway = start("gateway", 1, {"model-server:8500": names_of(first, second, port="grpc")})
+        wait_until_serving(gateway)
         assert bool(tls_refusal(second.host.address("grpc"))) == (overlay == "tls")
         with SteadyLoad([f"http://{gateway.host.address('http')}/"], BODY) as load:
             stop_under_load(first, load)
@@ -111,6 +108,17 @@ def test_pods_lose_no_request_when_they_are_replaced(overlay, export_base, model
         take_away(models)
         second.wait_until(lambda: not second.passes("readiness"), "not ready without its model")
         assert second.passes("liveness")
+
+
+@pytest.mark.slow
+def test_a_gateway_is_alive_and_not_ready_until_a_model_server_answers(models, tmp_path):
+    """It ends after a while, and Kubernetes starts it again."""
+    container = manifests.deployed(manifests.compose(manifests.OVERLAYS / "python"), "gateway")
+    nowhere = {"model-server:8500": f"127.0.0.1:{server_processes.free_port()}"}
+    with running(container, tmp_path / "gateway", models, addresses=nowhere) as gateway:
+        gateway.wait_until_passes("liveness")
+        check_waiting(gateway)
+        assert gateway.terminate() == 0
 
 
 @pytest.mark.slow
@@ -132,12 +140,13 @@ def test_pods_of_kserve_lose_no_request_when_they_are_replaced(export_base, mode
 def test_the_services_of_compose_lose_no_request_when_they_are_stopped(export_base, models, tmp_path):
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(running(manifests.service("python-server"), tmp_path / "server", models))
+        check_waiting(server)
+        publish(export_base, models)
+        wait_until_serving(server)
         addresses = {"model-server:8500": server.host.address(8500)}
         container = manifests.service("gateway")
         gateway = stack.enter_context(running(container, tmp_path / "gateway", models, addresses=addresses))
-        check_waiting(server, gateway)
-        publish(export_base, models)
-        wait_until_serving(server, gateway)
+        wait_until_serving(gateway)
         assert {name for name, _ in scraped({"model-server": server, "gateway": gateway})} == {
             "model-server",
             "gateway",
