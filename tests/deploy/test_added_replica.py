@@ -46,7 +46,7 @@ def test_a_gateway_sends_calls_to_a_replica_that_is_added(export_base, tmp_path)
 
 def connection_age():
     """Return the flag of the manifests that limits the age of connections, with a shorter one."""
-    container = manifests.deployed(manifests.compose(manifests.OVERLAYS / "python"), "model-server")
+    container = manifests.overlay("python", "model-server")
     (flag,) = (word for word in container.command if word.startswith("--grpc_channel_arguments="))
     assert "grpc.max_connection_age_ms=60000," in flag
     return flag.replace("60000", "1000")

@@ -1,15 +1,14 @@
 """Every container of deploy/ that runs our programs, from its start without a model to SIGTERM under load."""
 
 import contextlib
-import re
 import shutil
-import subprocess
 import time
 
 import manifests
 import pytest
 import requests
-from container_process import can_make_root_read_only, read_only_root, running
+from container_process import running
+from kustomize import documents
 from prometheus_client.parser import text_string_to_metric_families
 from steady_load import SteadyLoad
 from test_tls import Files
@@ -86,11 +85,10 @@ def secrets(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("overlay", ["python", "tls"])
 def test_pods_lose_no_request_when_they_are_replaced(overlay, export_base, models, secrets, tmp_path):
-    found = manifests.compose(manifests.OVERLAYS / overlay)
     with contextlib.ExitStack() as stack:
 
         def start(name, number, addresses=None):
-            container = manifests.deployed(found, name)
+            container = manifests.overlay(overlay, name)
             return stack.enter_context(running(container, tmp_path / f"{name}-{number}", models, secrets, addresses))
 
         first, second = (start("model-server", number) for number in (1, 2))
@@ -113,7 +111,7 @@ def test_pods_lose_no_request_when_they_are_replaced(overlay, export_base, model
 @pytest.mark.slow
 def test_a_gateway_is_alive_and_not_ready_until_a_model_server_answers(models, tmp_path):
     """It ends after a while, and Kubernetes starts it again."""
-    container = manifests.deployed(manifests.compose(manifests.OVERLAYS / "python"), "gateway")
+    container = manifests.overlay("python", "gateway")
     nowhere = {"model-server:8500": f"127.0.0.1:{server_processes.free_port()}"}
     with running(container, tmp_path / "gateway", models, addresses=nowhere) as gateway:
         gateway.wait_until_passes("liveness")
@@ -160,7 +158,7 @@ def test_the_services_of_compose_lose_no_request_when_they_are_stopped(export_ba
 
 def scraped(processes):
     """Yield (job, sample) of what Prometheus reads from processes, given by the names that it looks up."""
-    (config,) = manifests.documents(manifests.DEPLOY / "prometheus.yaml")
+    (config,) = documents(manifests.DEPLOY / "prometheus.yaml")
     for job in config["scrape_configs"]:
         for target in job["dns_sd_configs"]:
             (name,) = target["names"]
@@ -178,31 +176,3 @@ def test_the_image_without_a_command_serves_the_model_with_flask(export_base, mo
             stopped_at = stop_under_load(endpoint, load, is_last=True)
         assert not load.lost
         assert load.in_flight_at(stopped_at)
-
-
-@pytest.mark.parametrize(
-    ("name", "argument", "message"),
-    [
-        ("model-server", "--no_such_flag=1", "unknown argument: --no_such_flag=1"),
-        ("model-server", "--port=grpc", "--port=grpc: expected a value of type int"),
-        ("gateway", "--no_such_flag=1", "unrecognized arguments: --no_such_flag=1"),
-        ("gateway", "--backend=model-server", "'model-server' is not HOST:PORT"),
-    ],
-)
-def test_a_manifest_with_arguments_that_a_program_refuses_fails(name, argument, message, models, tmp_path):
-    container = manifests.deployed(manifests.compose(manifests.OVERLAYS / "python"), name).with_argument(argument)
-    with (
-        running(container, tmp_path / "pod", models) as process,
-        pytest.raises(AssertionError, match=re.escape(message)),
-    ):
-        process.wait_until_passes("startup")
-
-
-def test_containers_run_with_a_read_only_root(tmp_path):
-    if not can_make_root_read_only():
-        pytest.skip("needs user namespaces, as on Linux; containers are tested with a writable root")
-    (tmp_path / "tmp").mkdir()
-    outside, inside = tmp_path / "file", tmp_path / "tmp" / "file"
-    script = f"touch {outside}; touch {inside}"
-    subprocess.run([*read_only_root(tmp_path / "tmp"), "sh", "-c", script], check=True, capture_output=True)
-    assert (outside.exists(), inside.exists()) == (False, True)
