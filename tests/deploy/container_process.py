@@ -16,7 +16,7 @@ from conftest import START_LIMIT_S, started
 from benchmarks import server_processes
 
 # Binds a directory to itself, so that it stays writable, makes the root read-only, then runs a command.
-_READ_ONLY_ROOT = 'mount --bind "$1" "$1" && mount -o remount,bind,ro / && shift && exec "$@"'
+_READ_ONLY_ROOT = 'mount --rbind "$1" "$1" && mount -o remount,bind,ro / && shift && exec "$@"'
 
 
 class Host:
@@ -98,6 +98,10 @@ class ContainerProcess:
         while not condition():
             assert time.monotonic() < deadline, f"{self.container.name}: not yet: {what}\n{self._server.output()}"
             time.sleep(0.05)
+
+    def wait_for_line(self, pattern):
+        """Wait for a line of output that matches a pattern."""
+        self._server.wait_for(pattern)
 
     def run_pre_stop(self):
         """Do what Kubernetes does before SIGTERM."""

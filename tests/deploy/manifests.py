@@ -16,7 +16,6 @@ class Container:
     """A container to run: its whole command, and where files, ports, probes and limits of time are."""
 
     name: str
-    image: str
     command: list
     environment: dict = field(default_factory=dict)
     # {name: number}
@@ -53,7 +52,6 @@ def of_pod(pod, found):
     image = image_settings() if container["image"].startswith(f"{OUR_IMAGE}:") else {}
     return Container(
         name=container["name"],
-        image=container["image"],
         command=container.get("command", image.get("ENTRYPOINT")) + container["args"],
         environment=image.get("ENV", {}) | {entry["name"]: entry["value"] for entry in container.get("env", ())},
         ports={port.get("name"): port["containerPort"] for port in container["ports"]},
@@ -92,7 +90,6 @@ def service(name):
     binds = [volume for volume in found.get("volumes", ()) if isinstance(volume, dict)]
     return Container(
         name=name,
-        image=found["image"],
         command=found.get("entrypoint", image.get("ENTRYPOINT", [])) + found["command"],
         environment=image.get("ENV", {}) | found.get("environment", {}),
         ports={port: int(port.rpartition(":")[2]) for port in found["ports"]},
@@ -112,9 +109,7 @@ def default_container():
     image = image_settings()
     command = image["ENTRYPOINT"] + image["CMD"]
     mounts = {"/models": "models", "/tmp": "empty"}
-    return Container(
-        "image", OUR_IMAGE, command, image["ENV"], {"http": 5000}, mounts, {"startup": image["HEALTHCHECK"][1:]}
-    )
+    return Container("image", command, image["ENV"], {"http": 5000}, mounts, {"startup": image["HEALTHCHECK"][1:]})
 
 
 def image_settings():

@@ -60,9 +60,12 @@ def stop_under_load(process, load, is_last=False):
     return stopped_at
 
 
-def check_waiting(*processes):
-    """Before there is a model, a container is neither started nor ready."""
-    assert not [process for process in processes if process.passes("startup") or process.passes("readiness")]
+def wait_without_model(*servers):
+    """Wait until model servers have looked for their model in vain: they are neither started nor ready."""
+    for server in servers:
+        server.wait_for_line("Could not find base path ")
+        assert not server.passes("startup")
+        assert not server.passes("readiness")
 
 
 def wait_until_serving(*processes):
@@ -92,7 +95,7 @@ def test_pods_lose_no_request_when_they_are_replaced(overlay, export_base, model
             return stack.enter_context(running(container, tmp_path / f"{name}-{number}", models, secrets, addresses))
 
         first, second = (start("model-server", number) for number in (1, 2))
-        check_waiting(first, second)
+        wait_without_model(first, second)
         publish(export_base, models)
         wait_until_serving(first, second)
         gateway = start("gateway", 1, {"model-server:8500": names_of(first, second, port="grpc")})
@@ -115,7 +118,8 @@ def test_a_gateway_is_alive_and_not_ready_until_a_model_server_answers(models, t
     nowhere = {"model-server:8500": f"127.0.0.1:{server_processes.free_port()}"}
     with running(container, tmp_path / "gateway", models, addresses=nowhere) as gateway:
         gateway.wait_until_passes("liveness")
-        check_waiting(gateway)
+        assert not gateway.passes("startup")
+        assert not gateway.passes("readiness")
         assert gateway.terminate() == 0
 
 
@@ -125,7 +129,7 @@ def test_pods_of_kserve_lose_no_request_when_they_are_replaced(export_base, mode
         first, second = (
             stack.enter_context(running(manifests.kserve(), tmp_path / str(number), models)) for number in (1, 2)
         )
-        check_waiting(first, second)
+        wait_without_model(first, second)
         publish(export_base, models)
         wait_until_serving(first, second)
         urls = [f"http://{process.host.address(8080)}/v1/models/mnist:predict" for process in (first, second)]
@@ -138,17 +142,15 @@ def test_pods_of_kserve_lose_no_request_when_they_are_replaced(export_base, mode
 def test_the_services_of_compose_lose_no_request_when_they_are_stopped(export_base, models, tmp_path):
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(running(manifests.service("python-server"), tmp_path / "server", models))
-        check_waiting(server)
+        wait_without_model(server)
         publish(export_base, models)
         wait_until_serving(server)
         addresses = {"model-server:8500": server.host.address(8500)}
         container = manifests.service("gateway")
         gateway = stack.enter_context(running(container, tmp_path / "gateway", models, addresses=addresses))
         wait_until_serving(gateway)
-        assert {name for name, _ in scraped({"model-server": server, "gateway": gateway})} == {
-            "model-server",
-            "gateway",
-        }
+        processes = {"model-server": server, "gateway": gateway}
+        assert {name for name, _ in scraped(processes)} == set(processes)
         with SteadyLoad([f"http://{gateway.host.address(5000)}/"], BODY) as load:
             stopped_at = stop_under_load(gateway, load, is_last=True)
         assert not load.lost

@@ -10,7 +10,7 @@ from container_process import Host, can_make_root_read_only, read_only_root, run
 
 def test_only_paths_addresses_and_ports_of_the_container_are_replaced(tmp_path):
     mounts = {"/models": "models", "/tmp": "empty"}
-    container = manifests.Container("server", "", [], ports={"grpc": 8500}, mounts=mounts)
+    container = manifests.Container("server", [], ports={"grpc": 8500}, mounts=mounts)
     host = Host(container, tmp_path / "host", tmp_path / "models", addresses={"model-server:8500": "127.0.0.1:1"})
     grpc, temporary = host.ports[8500], host.local("/tmp")
     assert host.local("--model_base_path=/models/mnist") == f"--model_base_path={tmp_path}/models/mnist"
