@@ -12,6 +12,8 @@ source "$(dirname "$0")/setup.sh"
 
 "$python" -m ruff check .
 "$python" -m ruff format --check .
+.venv/bin/hadolint deploy/Dockerfile
+"$python" -m yamllint --strict .github .yamllint.yaml deploy
 if command -v actionlint >/dev/null; then
     actionlint .github/workflows/*.yml
 else

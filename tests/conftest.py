@@ -28,9 +28,11 @@ START_LIMIT_S = 90
 
 
 def pytest_addoption(parser):
-    """Let the conformance tests be aimed at another server."""
+    """Let the conformance tests be aimed at another server, and the image be built."""
     text = "what to start instead of rnn_serving.model_server"
     parser.addoption("--server_command", default=None, type=server_command, help=text)
+    text = "build the image of deploy/Dockerfile and test it; as root, with buildah and mmdebstrap installed"
+    parser.addoption("--build_image", action="store_true", help=text)
 
 
 def server_command(text):
