@@ -32,7 +32,9 @@ def running_cluster(address=None):
     Raises: UserError if there is no cluster at the address.
     """
     try:
-        ray.init(address, include_dashboard=None if address else False, log_to_driver=False, logging_level="ERROR")
+        # Without an address, Ray would join whatever cluster was last started on this machine.
+        own = {} if address else {"include_dashboard": False}
+        ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **own)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"--address {address}: {error}; expected a running Ray cluster") from error
