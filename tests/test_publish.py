@@ -105,4 +105,4 @@ def test_a_full_disk_publishes_nothing_and_is_named(tmp_path, error, message):
 def test_the_name_of_a_linked_base_path_is_that_of_the_link(tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "mnist").symlink_to(tmp_path / "store")
-    assert publish.model_name(tmp_path / "mnist") == "mnist"
+    assert publish.destination(tmp_path / "mnist").model_name == "mnist"
