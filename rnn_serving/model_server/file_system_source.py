@@ -4,7 +4,6 @@ import logging
 import os
 import re
 
-from rnn_serving import exports
 from rnn_serving.model_server.errors import ServingError, not_found
 
 log = logging.getLogger(__name__)
