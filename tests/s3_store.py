@@ -1,6 +1,7 @@
 """A real S3 API on loopback for tests: moto's server, and a TCP proxy that can cut or hold up its answers."""
 
 import contextlib
+import json
 import re
 import socket
 import threading
@@ -44,13 +45,13 @@ class Bucket:
     def __init__(self, name, port, proxy):
         self.name, self.proxy = re.sub("[^a-z0-9]+", "-", name.lower()), proxy
         self.uri = f"s3://{self.name}/models/mnist"
-        self.s3 = boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{port}",
-            aws_access_key_id="key",
-            aws_secret_access_key="secret",
-            region_name="us-east-1",
-        )
+        self._arguments = {
+            "endpoint_url": f"http://127.0.0.1:{port}",
+            "region_name": "us-east-1",
+            "aws_access_key_id": "key",
+            "aws_secret_access_key": "secret",
+        }
+        self.s3 = boto3.client("s3", **self._arguments)
         self.s3.create_bucket(Bucket=self.name)
 
     def put(self, key, content=b"x"):
@@ -67,6 +68,16 @@ class Bucket:
         files = [path for path in Path(directory).rglob("*") if path.is_file()]
         for path in sorted(files, key=lambda path: path.name.startswith("saved_model")):
             self.put(f"{version}/{path.relative_to(directory).as_posix()}", path.read_bytes())
+
+    def create_access_key(self):
+        """Return the environment variables of a new user who may do everything with S3."""
+        iam = boto3.client("iam", **self._arguments)
+        iam.create_user(UserName=self.name)
+        allowed = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+        iam.put_user_policy(UserName=self.name, PolicyName="all", PolicyDocument=policy)
+        key = iam.create_access_key(UserName=self.name)["AccessKey"]
+        return {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
 
     def keys(self):
         """Return the keys of all objects of the base path."""

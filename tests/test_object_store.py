@@ -225,6 +225,20 @@ def test_a_bucket_that_does_not_exist_is_named(store):
         Store("s3://no-such-bucket/m").listing()
 
 
+def test_wrong_credentials_are_named_and_replaced_ones_are_used(store, monkeypatch):
+    store.publish(1)
+    key = store.create_access_key()
+    monkeypatch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
+    reader = Store(store.uri)
+    with pytest.raises(
+        StoreError, match=f"{store.uri}: The AWS Access Key Id you provided does not exist .*; expected"
+    ):
+        reader.listing()
+    for name, value in key.items():
+        monkeypatch.setenv(name, value)
+    assert list(reader.listing()) == ["1"]
+
+
 def test_a_disk_that_does_not_take_a_version_is_logged_and_the_one_before_stays(store, mirror, caplog):
     store.publish(1)
     settle(mirror)

@@ -125,5 +125,5 @@ class Store:
             if isinstance(error, PermissionError):
                 self._opened = None  # credentials may have been replaced
             place = f"{self.uri}/{file}" if file else self.uri
-            reason = error_reason(getattr(error, "strerror", None) or error)
+            reason = error_reason(getattr(error, "strerror", None) or error).rstrip(".")
             raise StoreError(f"{place}: {reason}; expected {expected}") from error

@@ -122,7 +122,8 @@ def test_another_wsgi_server_is_not_held_up_by_a_store_that_is_down(store, expor
         ("s3://", "expected s3://<bucket>/<path of the model>"),
     ],
 )
-def test_a_path_that_no_store_can_have_is_an_error_at_the_start(path, message):
+def test_a_path_that_no_store_can_have_is_an_error_at_the_start(path, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError) as refusal:
         flask_server.main(["--model_path", path, "--port", "0"])
     assert message in str(refusal.value)
