@@ -79,14 +79,14 @@ class Bucket:
         key = iam.create_access_key(UserName=self.name)["AccessKey"]
         return {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
 
-    def keys(self):
+    def objects(self):
         """Return the keys of all objects of the base path."""
         found = self.s3.list_objects_v2(Bucket=self.name, Prefix="models/mnist/").get("Contents", [])
         return [each["Key"].removeprefix("models/mnist/") for each in found]
 
     def remove(self, prefix):
         """Remove the objects of the base path that begin with a prefix."""
-        for key in self.keys():
+        for key in self.objects():
             if key.startswith(prefix):
                 self.s3.delete_object(Bucket=self.name, Key=f"models/mnist/{key}")
 

@@ -182,14 +182,17 @@ def test_a_store_that_does_not_answer_is_logged_once_and_when_it_does_again(stor
     store.publish(1)
     settle(mirror)
     store.proxy.cut_after(0)
-    for _ in range(2):
+    for _ in range(4):
         mirror.update()
     assert list(contents(mirror)) == [1]
     assert not mirror.is_in_step
-    assert [f"{store.uri}: " in line for line in logged(caplog)] == [True]
+    # A connection that is closed while it is used, and one that is refused, are two kinds.
+    lines = logged(caplog)
+    assert 1 <= len(lines) == len(set(lines)) <= 2
+    assert all(line.startswith(f"{store.uri}: ") for line in lines)
     store.proxy.pass_all()
     mirror.update()
-    assert logged(caplog)[1:] == [f"{store.uri}: reachable again"]
+    assert logged(caplog)[len(lines) :] == [f"{store.uri}: reachable again"]
 
 
 def logged(caplog):
@@ -375,7 +378,7 @@ def test_a_version_is_published_and_mirrored(store, staging, mirror):
     assert (target.model_name, target.next_version()) == ("mnist", 1)
     assert target.publish(staging, 1) == f"{store.uri}/1"
     assert target.next_version() == 2
-    assert set(store.keys()) == {f"1/{file}" for file in FILES}
+    assert set(store.objects()) == {f"1/{file}" for file in FILES}
     assert list(settle(mirror)) == [1]
 
 
@@ -388,9 +391,10 @@ def test_a_version_that_exists_is_replaced_only_with_overwrite(store, staging):
     for version in (1, 2):
         with pytest.raises(exports.VersionExistsError):
             target.publish(staging, version)
+    store.put("2/")  # a directory's marker, which some programs write
     target.check_version_free(2, overwrite=True)
     target.publish(staging, 2, overwrite=True)
-    assert set(store.keys()) == {"0001/old", *(f"2/{file}" for file in FILES)}
+    assert set(store.objects()) == {"0001/old", "2/", *(f"2/{file}" for file in FILES)}
 
 
 def test_the_file_that_makes_a_version_visible_comes_last(store, staging):
@@ -399,7 +403,7 @@ def test_the_file_that_makes_a_version_visible_comes_last(store, staging):
     upload = target._store.upload
 
     def watch(path, file):
-        seen.append((file, set(store.keys())))
+        seen.append((file, set(store.objects())))
         upload(path, file)
 
     target._store.upload = watch
@@ -424,7 +428,7 @@ def test_of_two_that_claim_a_number_at_once_one_gets_it(store, staging, monkeypa
     for thread in threads:
         thread.join(60)
     assert sorted(outcomes, key=str) == [exports.VersionExistsError, f"{store.uri}/1"]
-    assert set(store.keys()) == {f"1/{file}" for file in FILES}
+    assert set(store.objects()) == {f"1/{file}" for file in FILES}
 
 
 def test_files_of_another_publisher_make_a_version_invalid(store, staging):
@@ -433,7 +437,7 @@ def test_files_of_another_publisher_make_a_version_invalid(store, staging):
     target._store.upload = lambda path, file: (upload(path, file), store.put("1/variables/other"))
     with pytest.raises(StoreError, match="variables/other.*nothing is published"):
         target.publish(staging, 1)
-    assert store.keys() == []
+    assert store.objects() == []
 
 
 def test_an_upload_that_fails_publishes_nothing_and_cleans_up(store, staging):
@@ -450,7 +454,7 @@ def test_an_upload_that_fails_publishes_nothing_and_cleans_up(store, staging):
     target._store.upload = fail_once
     with pytest.raises(StoreError, match=f"{store.uri}/1/{WEIGHTS}: .*; expected to write there"):
         target.publish(staging, 1)
-    assert store.keys() == []
+    assert store.objects() == []
 
 
 def test_an_exporter_without_a_store_fails_before_it_works(store):

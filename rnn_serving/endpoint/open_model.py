@@ -31,6 +31,7 @@ def open_model(args, concurrency, check):
         return GatewayModel(*backend, concurrency, check, tls.from_flags(args))
     open_directory = functools.partial(open_version, args=args, concurrency=concurrency, check=check)
     if store.is_remote(args.model_path):
+        _check_store(args.model_path)
         return StoredModel(args.model_path, args.model_version, open_directory)
     return LiveModel(versions_path(args), open_directory)
 
@@ -43,10 +44,14 @@ def check_model_path(args):
     if args.backend:
         return
     if store.is_remote(args.model_path):
-        store.require_backend(args.model_path)
-        cache.require_writable()
+        _check_store(args.model_path)
     else:
         exports.newest(versions_path(args))
+
+
+def _check_store(uri):
+    store.require_backend(uri)
+    cache.require_writable()
 
 
 def import_tensorflow(args):

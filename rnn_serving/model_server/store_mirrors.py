@@ -44,7 +44,7 @@ class StoreMirrors:
 
     def stop(self):
         """End all threads, without waiting for downloads."""
-        for thread in self._threads.values():
+        for thread in list(self._threads.values()):
             thread.stop()
 
 

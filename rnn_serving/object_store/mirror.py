@@ -35,10 +35,10 @@ class Mirror:
         self._root = cache.directory() / cache.mirror_name(self._store.uri, policy)
         self.directory = self._root / self._store.uri.rpartition("/")[2]
         self.is_in_step = False
-        self._listed_at, self._failed, self._logged = None, {}, None
+        self._listed_at, self._failed, self._logged = None, {}, set()
 
     def update(self):
-        """Do what `sync` does, but log an error: once, until it changes."""
+        """Do what `sync` does, but log an error, each kind once until there is none."""
         has_changed, failure = False, None
         try:
             has_changed = self.sync()
@@ -46,11 +46,12 @@ class Mirror:
             failure = str(error)
         except OSError as error:
             failure = f"{self._root}: {error.strerror or error}; expected to keep {self._store.uri} there"
-        if failure and failure != self._logged:
+        if failure and failure not in self._logged:
             log.error("%s. The versions that are here stay; trying again", failure)
+            self._logged.add(failure)
         elif self._logged and not failure:
             log.warning("%s: reachable again", self._store.uri)
-        self._logged = failure
+            self._logged.clear()
         return has_changed
 
     def sync(self):
@@ -100,7 +101,7 @@ class Mirror:
             self._remove(path)
         self._failed.clear()
         if not wanted:
-            raise StoreError(f"{self._store.uri}: no version to serve; expected one of {sorted(found)} to be wanted")
+            raise StoreError(f"{self._store.uri}: no version to serve; expected another than {sorted(found)}")
         self.is_in_step = True
         return bool(unwanted)
 

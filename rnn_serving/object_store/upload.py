@@ -74,7 +74,8 @@ class StoreDestination:
         directory = str(version)
         if overwrite:
             self._remove(directory)
-        self.check_version_free(version)
+        else:
+            self.check_version_free(version)
         try:
             self._store.create(
                 f"{directory}/{exports.PROVENANCE_FILE}", (staging / exports.PROVENANCE_FILE).read_bytes()

@@ -127,6 +127,9 @@ def test_a_path_that_no_store_can_have_is_an_error_at_the_start(path, message, m
     with pytest.raises(UserError) as refusal:
         flask_server.main(["--model_path", path, "--port", "0"])
     assert message in str(refusal.value)
+    with pytest.raises(UserError) as refusal:
+        flask_server.wsgi_app(model_path=path)
+    assert message in str(refusal.value)
 
 
 def test_a_cache_that_cannot_be_written_is_an_error_at_the_start(store, tmp_path, monkeypatch):
@@ -172,7 +175,7 @@ def test_a_pinned_version_is_waited_for(store, caplog):
     model = StoredModel(store.uri, 2, Version)
     load = threading.Thread(target=model.load)
     load.start()
-    wait_until(lambda: f"{store.uri}: no version to serve; expected one of [1] to be wanted" in caplog.text)
+    wait_until(lambda: f"{store.uri}: no version to serve; expected another than [1]" in caplog.text)
     assert not model.is_ready
     store.publish(2)
     load.join(30)
