@@ -145,6 +145,19 @@ def test_an_object_whose_name_leads_elsewhere_is_not_downloaded(store, mirror, t
     assert not list(tmp_path.rglob("outside"))
 
 
+def test_there_is_no_copy_of_a_base_path_before_its_first_version(store, mirror):
+    store.publish(1)
+    store.proxy.cut_after(2000)
+    store.put("1/variables/large", b"a" * 100_000)
+    mirror.update()
+    assert not mirror.directory.exists()
+    store.remove("1/saved_model.pb")
+    store.proxy.pass_all()
+    with pytest.raises(StoreError, match="no version to serve"):
+        mirror.sync()
+    assert not mirror.directory.exists()
+
+
 # Faults
 
 
@@ -192,7 +205,7 @@ def test_a_store_that_does_not_answer_is_logged_once_and_when_it_does_again(stor
     assert all(line.startswith(f"{store.uri}: ") for line in lines)
     store.proxy.pass_all()
     mirror.update()
-    assert logged(caplog)[len(lines) :] == [f"{store.uri}: reachable again"]
+    assert logged(caplog)[len(lines) :] == [f"{store.uri}: in order again"]
 
 
 def logged(caplog):

@@ -47,10 +47,10 @@ class Mirror:
         except OSError as error:
             failure = f"{self._root}: {error.strerror or error}; expected to keep {self._store.uri} there"
         if failure and failure not in self._logged:
-            log.error("%s. The versions that are here stay; trying again", failure)
+            log.error("%s; trying again", failure)
             self._logged.add(failure)
         elif self._logged and not failure:
-            log.warning("%s: reachable again", self._store.uri)
+            log.warning("%s: in order again", self._store.uri)
             self._logged.clear()
         return has_changed
 
@@ -88,7 +88,6 @@ class Mirror:
         listing = self._store.listing()
         if not listing:
             raise StoreError(f"{self._store.uri}: nothing there; expected <version>/{exports.SAVED_MODEL_FILE}")
-        self.directory.mkdir(exist_ok=True)
         here = exports.versions(self.directory)
         found = _versions(listing, here)
         wanted = sorted(self._select(set(found)), reverse=True)
@@ -145,6 +144,7 @@ class Mirror:
             if self._store.listing().get(name) != files:
                 raise StoreError(f"{uri}: changed while it was downloaded; expected it to stay as it is")
             (staging / _LISTING_FILE).write_text(json.dumps(files))
+            self.directory.mkdir(exist_ok=True)  # not before: an empty one would say that all versions are gone
             exports.put_in_place(staging, self.directory / name, overwrite=True)
         log.info("Downloaded %s to %s", uri, self.directory)
 

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import threading
+import time
 
 import conformance_models
 import numpy as np
@@ -115,6 +116,24 @@ def test_a_slow_download_holds_up_neither_other_models_nor_reloads(store, half, 
     assert answer(core) == 3.0  # the download is still held up
     store.proxy.pass_all()
     wait_until(lambda: answer(core) == 4.0)
+
+
+def test_another_version_policy_changes_nothing_until_its_versions_are_here(store, half, new_core, tmp_path):
+    store.publish_directory(half / "1", 1)
+    store.publish_directory(half / "2", 2)
+    core = new_core({"m": store.uri})
+    core.start()
+    assert answer(core) == 4.0
+    store.put("1/variables/large", b"a" * 200_000)
+    store.proxy.hold_after(6000)
+    config = text_format.Parse(config_text({"m": store.uri}), text_protos.ModelServerConfig())
+    config.model_config_list.config[0].model_version_policy.specific.versions.append(1)
+    core.reload(config)
+    wait_until(lambda: list(tmp_path.glob("cache/*/staging-*")))
+    time.sleep(1.2)  # one poll for versions
+    assert (answer(core), states(core)) == (4.0, {2: AVAILABLE})
+    store.proxy.pass_all()
+    wait_until(lambda: states(core) == {1: AVAILABLE, 2: END})
 
 
 def test_a_store_that_dies_later_changes_nothing(store, half, new_core, caplog):
