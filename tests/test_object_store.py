@@ -208,6 +208,17 @@ def test_a_store_that_does_not_answer_is_logged_once_and_when_it_does_again(stor
     assert logged(caplog)[len(lines) :] == [f"{store.uri}: in order again"]
 
 
+def test_a_cache_that_fails_later_is_logged_and_used_again_when_it_works(store, mirror, caplog):
+    store.publish(1)
+    root = mirror.directory.parent
+    root.parent.mkdir()
+    root.write_text("a file in the way")
+    mirror.update()
+    assert logged(caplog) == [f"{root}: File exists; expected to keep {store.uri} there; trying again"]
+    root.unlink()
+    assert settle(mirror) == {1: b"weights"}
+
+
 def logged(caplog):
     return [record.message for record in caplog.records if record.name.startswith("rnn_serving")]
 

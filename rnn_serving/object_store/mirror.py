@@ -44,12 +44,13 @@ class Mirror:
             has_changed = self.sync()
         except StoreError as error:
             failure = str(error)
-        except OSError as error:
-            failure = f"{self._root}: {error.strerror or error}; expected to keep {self._store.uri} there"
+        except Exception as error:  # of the cache, which a disk and other programs share
+            reason = getattr(error, "strerror", None) or error
+            failure = f"{self._root}: {reason}; expected to keep {self._store.uri} there"
         if failure and failure not in self._logged:
             log.error("%s; trying again", failure)
             self._logged.add(failure)
-        elif self._logged and not failure:
+        elif self._logged and self.is_in_step:
             log.warning("%s: in order again", self._store.uri)
             self._logged.clear()
         return has_changed
