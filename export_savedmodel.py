@@ -8,7 +8,7 @@ A version is published only if it answers the test images as the checkpoint does
 import contextlib
 from pathlib import Path
 
-from rnn_serving import checkpoint, command_line, dataset, exports, model_flags, publish, saved_model
+from rnn_serving import checkpoint, command_line, dataset, model_flags, publish, saved_model
 from rnn_serving.dataset import IMAGE_SHAPE
 from rnn_serving.model import INPUT_KEY, INPUT_NAME, INPUT_SPEC, OUTPUT_KEY
 from rnn_serving.quiet_tensorflow import tf
@@ -57,9 +57,9 @@ def main(argv=None):
     with publish.publish(*target, examples, warmup, args.overwrite) as version:
         write_saved_model(prefix, run["flags"], version.staging)
         difference = check_saved_model(model, version.staging, test.images)
-    publish.print_signature(version.directory)
+        publish.print_signature(version.staging)
     print(f"Largest difference between checkpoint and SavedModel on {len(test)} images: {difference:g}")
-    print(f"Checkpoint: {checkpoint_size(prefix):,} bytes, export: {exports.directory_size(version.directory):,} bytes")
+    print(f"Checkpoint: {checkpoint_size(prefix):,} bytes, export: {version.size:,} bytes")
     print(f"Exported {prefix} to {version.directory}")
     return 0
 

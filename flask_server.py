@@ -8,13 +8,13 @@ POST / takes {"data": X}, where X is an image (784 numbers or 28x28) or a list o
 
 import numpy as np
 
-from rnn_serving import command_line, exports, tls
+from rnn_serving import command_line, tls
 from rnn_serving.endpoint import json_api, operations
 from rnn_serving.endpoint import signature as signatures
 from rnn_serving.endpoint.backend_addresses import parse_backends
 from rnn_serving.endpoint.lean_flask import LeanFlask
 from rnn_serving.endpoint.live_model import keep_loaded
-from rnn_serving.endpoint.open_model import import_tensorflow, open_model, versions_path
+from rnn_serving.endpoint.open_model import check_model_path, import_tensorflow, open_model
 from rnn_serving.endpoint.tensor_from_json import json_from_tensor
 from rnn_serving.endpoint.threads import Threads
 
@@ -75,8 +75,7 @@ def main(argv=None):
     from rnn_serving.http_worker.greenlets import Greenlets
 
     args = parse_arguments(argv)
-    if not args.backend:
-        exports.newest(versions_path(args))  # if there is no version, fail here and not in every worker
+    check_model_path(args)  # if there is no version, fail here and not in every worker
     return gunicorn_server.serve(
         open_app=lambda: open_app(args, Greenlets),
         listener=gunicorn_server.listen(args.host, args.port),
@@ -90,7 +89,7 @@ def parse_arguments(argv):
     """Return the parsed flags; exit with status 2 if one is invalid."""
     parser = command_line.parser(__doc__)
     add, positive_int, positive_float = parser.add_argument, command_line.positive_int, command_line.positive_float
-    add("--model_path", default="exports/mnist", help="directory of versions (the newest is served), or one version")
+    add("--model_path", default="exports/mnist", help="path or URI of versions (the newest is served), or of one")
     add("--model_version", type=command_line.version_number, help="version to pin (default: always the newest)")
     add("--backend", type=parse_backends, metavar="HOST:PORT[,HOST:PORT...]", help="model servers to forward to")
     tls.add_flags(parser)

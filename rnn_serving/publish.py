@@ -1,7 +1,6 @@
 """Publish a SavedModel as a version: warm-up requests, provenance, the check, all in a staging directory."""
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from rnn_serving import command_line, environment, exports, files, saved_model
 from rnn_serving.command_line import UserError, error_reason
+from rnn_serving.object_store.upload import destination
 from rnn_serving.quiet_tensorflow import tf
 
 from tensorflow.core.framework import types_pb2
@@ -33,7 +33,8 @@ class ExampleInputs:
 
 def add_flags(parser, base_path=None):
     """Add the flags of every exporter; `base_path` is the default directory of versions, by default the data set's."""
-    text = "directory of the model's versions" + ("" if base_path else " (default: exports/<name of the data set>)")
+    text = "directory of the model's versions, or a URI such as s3://bucket/models/mnist"
+    text += "" if base_path else " (default: exports/<name of the data set>)"
     parser.add_argument("--export_base_path", default=base_path, help=text)
     parser.add_argument(
         "--model_version", type=command_line.version_number, help="number to publish (default: the next one)"
@@ -43,44 +44,50 @@ def add_flags(parser, base_path=None):
 
 @dataclass
 class Publication:
-    """A version that is being published: `staging`, a directory to fill, and once it is published its `directory`."""
+    """A version that is being published: `staging`, a directory to fill.
+
+    Once it is published, its `directory`, a path or at an object store a URI, and its `size` in bytes.
+    """
 
     staging: Path
-    directory: Path | None = None
+    directory: Path | str | None = None
+    size: int | None = None
 
 
 @contextlib.contextmanager
 def publish(base_path, version, origin, examples=(), warmup=(), overwrite=False):
     """Yield a `Publication` and, on success, publish its staging directory as `<base_path>/<version>`.
 
+    `base_path` is a directory or a URI: file:// or, with fsspec, that of an object store.
     `version` may be None for the next free one. `origin` is a dict that says where the model comes from. `examples` are
     the `ExampleInputs` by which the signatures are shown to treat rows independently, which lets an endpoint batch
     them. `warmup` are the PredictionLogs that a server sends before the version goes live.
     Raises: UserError if the version exists or cannot be written.
     """
-    base_path = Path(base_path)
-    exports.check_version_free(base_path, version, overwrite)
-    with exports.temporary_directory(base_path) as staging:
+    base = destination(base_path)
+    base.check_version_free(version, overwrite)
+    with base.staging_directory() as staging:
         publication = Publication(staging)
         try:
             yield publication
-            write_warmup_requests(staging, model_name(base_path), warmup)
+            write_warmup_requests(staging, base.model_name, warmup)
             origin = origin | {"signatures": describe_signatures(staging, examples)}
-            publication.directory = _put_in_place(staging, base_path, version, origin, overwrite)
+            _put_in_place(publication, base, version, origin, overwrite)
         except (tf.errors.OpError, OSError) as error:
             raise UserError(
                 f"{staging}: {error_reason(error)}; expected to write an export there, nothing is published"
             ) from error
 
 
-def _put_in_place(staging, base_path, version, origin, overwrite):
-    """Rename the staging directory to the version, or to the first one that is free at this moment if it is None."""
+def _put_in_place(publication, base, version, origin, overwrite):
+    """Publish the staging directory as the version, or as the first one that is free at this moment if it is None."""
     while True:
-        target = base_path / str(version or exports.next_version(base_path))
-        write_provenance(staging, model_name(base_path), int(target.name), origin)
+        number = version or base.next_version()
+        write_provenance(publication.staging, base.model_name, number, origin)
+        publication.size = exports.directory_size(publication.staging)
         try:
-            exports.put_in_place(staging, target, bool(version) and overwrite)
-            return target
+            publication.directory = base.publish(publication.staging, number, bool(version) and overwrite)
+            return
         except exports.VersionExistsError:
             if version:
                 raise
@@ -153,11 +160,6 @@ def write_provenance(directory, name, version, origin):
     files.write_json(Path(directory) / exports.PROVENANCE_FILE, provenance)
 
 
-def model_name(base_path):
-    """Return the name of the model that is exported to a directory of versions."""
-    return os.path.basename(os.path.abspath(base_path))
-
-
 def check_outputs(expected, exported, source):
     """Return the largest absolute difference between the outputs of a model, named `source`, and of its SavedModel.
 
@@ -174,8 +176,8 @@ def check_outputs(expected, exported, source):
 
 def print_signature(directory, signature_name=saved_model.DEFAULT_SIGNATURE):
     """Print a signature as `saved_model_cli show --tag_set serve --signature_def NAME` does."""
-    with saved_model.ServedModel(directory, signature_name) as model:
-        signature = model.signature
+    with contextlib.closing(saved_model.load(directory)) as loaded:
+        signature = loaded.signatures[signature_name]
     for kind, tensors in {"input": signature.inputs, "output": signature.outputs}.items():
         print(f"The given SavedModel SignatureDef contains the following {kind}(s):")
         for key, info in tensors.items():

@@ -17,6 +17,7 @@ from pathlib import Path
 import gevent
 import numpy as np
 import pytest
+import s3_store
 
 import export_savedmodel
 import train_lstm
@@ -233,3 +234,22 @@ def publish_copy(source, base, version):
     """Publish the newest version under `source` once more, as a version under `base`."""
     with exports.staging_directory(base, version) as staging:
         shutil.copytree(exports.newest(source), staging, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="session")
+def store_port():
+    """The port of a running S3 server."""
+
+    with s3_store.running_store() as port:
+        yield port
+
+
+@pytest.fixture
+def store(store_port, tmp_path, monkeypatch):
+    """An `s3_store.Bucket` of its own, reached through a proxy, by this process and those that it starts."""
+
+    proxy = s3_store.Proxy(store_port)
+    for name, value in s3_store.variables(proxy.port, tmp_path / "cache").items():
+        monkeypatch.setenv(name, value)
+    with contextlib.closing(proxy):
+        yield s3_store.Bucket(tmp_path.name, store_port, proxy)

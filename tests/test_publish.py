@@ -35,6 +35,18 @@ def test_the_next_version_is_the_one_that_is_free_when_it_is_published(tmp_path)
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["1", "2"]
 
 
+def test_at_an_object_store_it_is_as_well(store):
+    with publish.publish(store.uri, None, {}) as slow:
+        write_model(slow.staging)
+        with publish.publish(store.uri, None, {}) as quick:
+            write_model(quick.staging)
+    assert (quick.directory, slow.directory) == (f"{store.uri}/1", f"{store.uri}/2")
+    assert {key.partition("/")[0] for key in store.objects() if key.endswith("saved_model.pb")} == {"1", "2"}
+    with pytest.raises(exports.VersionExistsError, match=f"{store.uri}/2 exists"):
+        with publish.publish(store.uri, 2, {}):
+            pytest.fail("the body must not run")
+
+
 def test_of_several_at_once_each_takes_a_number(tmp_path):
     ready, failures = threading.Barrier(6), []
 
@@ -105,4 +117,4 @@ def test_a_full_disk_publishes_nothing_and_is_named(tmp_path, error, message):
 def test_the_name_of_a_linked_base_path_is_that_of_the_link(tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "mnist").symlink_to(tmp_path / "store")
-    assert publish.model_name(tmp_path / "mnist") == "mnist"
+    assert publish.destination(tmp_path / "mnist").model_name == "mnist"

@@ -11,7 +11,7 @@ import os
 import time
 
 from examples.keras_classifier.ask import ask
-from rnn_serving import command_line, dataset, exports, publish, saved_model
+from rnn_serving import command_line, dataset, publish, saved_model
 from rnn_serving.dataset import IMAGE_SHAPE, NUM_CLASSES
 from rnn_serving.quiet_tensorflow import tf
 
@@ -87,7 +87,7 @@ def train_and_export(args):
     """Publish a newly trained model as one version."""
     data = dataset.load(args.data_dir)
     # A number that is taken fails here, not after the training.
-    exports.check_version_free(args.export_base_path, args.model_version, args.overwrite)
+    publish.destination(args.export_base_path).check_version_free(args.model_version, args.overwrite)
     model = train(data.train, args.epochs, args.seed)
     probabilities = model.predict(data.test.images, BATCH_SIZE, verbose=0)
     accuracy = float((probabilities.argmax(axis=1) == data.test.labels).mean())
@@ -97,7 +97,7 @@ def train_and_export(args):
     with publish.publish(*target, examples, warmup, args.overwrite) as version:
         write_saved_model(model, version.staging)
         difference = check_saved_model(version.staging, data.test.images[:1000], probabilities[:1000])
-    publish.print_signature(version.directory)
+        publish.print_signature(version.staging)
     print(f"Largest difference between Keras and SavedModel: {difference:g}")
     print(f"Testing Accuracy: {accuracy:.4f}")
     print(f"Exported to {version.directory}")

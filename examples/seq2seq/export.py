@@ -7,7 +7,6 @@ alone, ids in and out, for the pipeline. They are published together, and only i
 """
 
 import contextlib
-from pathlib import Path
 
 import numpy as np
 
@@ -49,10 +48,11 @@ def check_saved_models(model, vocabulary, staging, ids_staging, texts):
 def main(argv=None):
     """Export one checkpoint as one version of each model; return the exit status."""
     args = parse_arguments(argv)
-    base, ids_base = Path(args.export_base_path), Path(f"{args.export_base_path}_ids")
+    base = args.export_base_path.rstrip("/")
+    ids_base = f"{base}_ids"
     run, vocabulary, model = saved_run.load(args.checkpoint_dir)
     texts = np.array([question.encode() for question in (*run["questions"], *ODD_QUESTIONS)], object)
-    version = args.model_version or max(exports.next_version(base), exports.next_version(ids_base))
+    version = args.model_version or max(publish.destination(path).next_version() for path in (base, ids_base))
     examples, ids_examples = example_inputs(vocabulary, texts)
     with (
         publish.publish(base, version, origin(run), examples, overwrite=args.overwrite) as version_of_texts,
@@ -62,8 +62,8 @@ def main(argv=None):
         write_saved_models(model, vocabulary, staging, ids_staging)
         check_saved_models(model, vocabulary, staging, ids_staging, texts)
     print(f"Checkpoint and both SavedModels give the same answers to {len(texts)} questions")
-    for path in (base, ids_base):
-        print(f"Exported {args.checkpoint_dir} to {path / str(version)}")
+    for published in (version_of_texts, version_of_ids):
+        print(f"Exported {args.checkpoint_dir} to {published.directory}")
     return 0
 
 

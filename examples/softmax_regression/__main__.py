@@ -12,7 +12,7 @@ import numpy as np
 
 from examples.softmax_regression import tf_examples
 from examples.softmax_regression.model import NUM_PIXELS, SoftmaxRegression, flatten, train
-from rnn_serving import command_line, dataset, exports, publish, saved_model
+from rnn_serving import command_line, dataset, publish, saved_model
 from rnn_serving.clients.signature import CLASSIFY_CLASSES, CLASSIFY_INPUT, CLASSIFY_SCORES, FEATURE
 from rnn_serving.dataset import NUM_CLASSES
 from rnn_serving.quiet_tensorflow import tf
@@ -78,7 +78,7 @@ def main(argv=None):
     args = parse_arguments(argv)
     data = dataset.load(args.data_dir)
     # A number that is taken fails here, not after the training.
-    exports.check_version_free(args.export_base_path, args.model_version, args.overwrite)
+    publish.destination(args.export_base_path).check_version_free(args.model_version, args.overwrite)
     model = train(data.train, args.training_iteration, args.seed)
     scores = model(flatten(data.test.images)).numpy()
     error_rate = float(np.mean(scores.argmax(axis=1) != data.test.labels))
@@ -86,8 +86,8 @@ def main(argv=None):
     with publish.publish(*target, example_inputs(data.test), warmup_requests(), args.overwrite) as version:
         write_saved_model(model, version.staging)
         difference = check_saved_model(version.staging, data.test.images[:1000], scores[:1000])
-    for name in (IMAGES_SIGNATURE, saved_model.DEFAULT_SIGNATURE):
-        publish.print_signature(version.directory, name)
+        for name in (IMAGES_SIGNATURE, saved_model.DEFAULT_SIGNATURE):
+            publish.print_signature(version.staging, name)
     print(f"Largest difference between model and SavedModel, both signatures: {difference:g}")
     print(f"Error rate on {len(data.test):,} test images: {100 * error_rate:.4g} %")
     print(f"Exported to {version.directory}")

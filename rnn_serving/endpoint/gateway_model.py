@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 class GatewayModel:
     """A served model that forwards requests to model servers."""
 
+    waits_for_store = False
+
     def __init__(self, backends, model_name, signature_name, timeout_s, concurrency, check, tls=None):
         """Forward to `backends`; `check(backend)` raises UserError unless the endpoint can serve their signature.
 

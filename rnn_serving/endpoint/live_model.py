@@ -24,6 +24,9 @@ class LiveModel:
     `load` and `refresh` take as long as a version takes to load and may be called in a thread of their own.
     """
 
+    # Whether `load` waits until an object store has a version.
+    waits_for_store = False
+
     def __init__(self, path, open_version):
         """Serve versions of `path`, a directory of versions or one version, opened by `open_version(directory)`.
 
@@ -140,9 +143,11 @@ class _Version:
 def keep_loaded(model):
     """Load a model now, and refresh it in a thread from then on: for WSGI servers other than our worker.
 
+    A model at an object store is loaded in the thread as well: its server would not wait until the store has it.
     Raises: UserError if it does not load.
     """
-    model.load()
+    if not model.waits_for_store:
+        model.load()
 
     def refresh_forever():
         while True:

@@ -1,5 +1,6 @@
-"""What the endpoint answers with: exported versions, or a model server behind it."""
+"""What the endpoint answers with: exported versions, here or at an object store, or a model server behind it."""
 
+import functools
 import logging
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 from rnn_serving import environment, exports, tls
 from rnn_serving.command_line import error_reason
 from rnn_serving.endpoint.live_model import LiveModel
+from rnn_serving.endpoint.stored_model import StoredModel
+from rnn_serving.object_store import cache, store
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,29 @@ def open_model(args, concurrency, check):
 
         backend = (args.backend, args.model_name, args.signature_name, args.request_timeout)
         return GatewayModel(*backend, concurrency, check, tls.from_flags(args))
-    return LiveModel(versions_path(args), lambda directory: open_version(directory, args, concurrency, check))
+    open_directory = functools.partial(open_version, args=args, concurrency=concurrency, check=check)
+    if store.is_remote(args.model_path):
+        _check_store(args.model_path)
+        return StoredModel(args.model_path, args.model_version, open_directory)
+    return LiveModel(versions_path(args), open_directory)
+
+
+def check_model_path(args):
+    """Raise UserError if the flags name no model: what is known before the workers start need not fail in each.
+
+    Versions at an object store may be there later.
+    """
+    if args.backend:
+        return
+    if store.is_remote(args.model_path):
+        _check_store(args.model_path)
+    else:
+        exports.newest(versions_path(args))
+
+
+def _check_store(uri):
+    store.require_backend(uri)
+    cache.require_writable()
 
 
 def import_tensorflow(args):
@@ -43,11 +68,8 @@ def import_tensorflow(args):
 def versions_path(args):
     """Return the directory of versions, or the version that --model_version pins.
 
-    Raises: exports.ExportError if there is no such version, or if the path is a URI of another scheme than file.
+    Raises: exports.ExportError if there is no such version.
     """
-    scheme = exports.uri_scheme(args.model_path)
-    if scheme not in (None, "file"):
-        raise exports.ExportError(f"{args.model_path}: expected a local path or file://, not {scheme}://")
     path = Path(exports.local_path(args.model_path))
     if not args.model_version:
         return path

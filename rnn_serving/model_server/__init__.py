@@ -8,6 +8,7 @@ options.py               validates the flags together; text_protos.py reads the 
 core.py                  the models of a server and their labels; looks up the version that a request names
 model_config.py          validates a ModelServerConfig
 file_system_source.py    finds the versions to serve in the model directories
+store_mirrors.py         keeps local copies of the models at object stores
 manager.py               loads and unloads versions to match; servable.py is one version, warmup.py its warm-up requests
 
 predict.py               Predict

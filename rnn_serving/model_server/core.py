@@ -8,6 +8,7 @@ import grpc
 from rnn_serving.model_server import file_system_source, model_config, text_protos
 from rnn_serving.model_server.errors import ServingError, failed_precondition, invalid_argument, not_found
 from rnn_serving.model_server.manager import Manager
+from rnn_serving.model_server.store_mirrors import StoreMirrors
 
 from tensorflow_serving.apis import get_model_status_pb2
 
@@ -20,6 +21,7 @@ class ServerCore:
     def __init__(self, options):
         self.options = options
         self._manager = Manager(options)
+        self._mirrors = StoreMirrors(options.file_system_poll_wait_seconds, self._poll_versions)
         self._config = text_protos.ModelServerConfig()
         self._labels = {}
         self._awaited = set()  # models that no reload has seen available yet
@@ -48,6 +50,7 @@ class ServerCore:
     def stop(self):
         """Stop polling for versions and free the models."""
         self._stopping.set()
+        self._mirrors.stop()
         self._manager.stop()
 
     def lookup(self, spec):
@@ -139,6 +142,7 @@ class ServerCore:
         names = set(self._names())
         self._awaited = (self._awaited & names) | (names - before)
         self._manager.aspire({name: {} for name in before - names})
+        self._mirrors.keep(config)
         # Poll now, so that a reload does not wait for the next interval; `< 0` means never to poll.
         if self.options.file_system_poll_wait_seconds >= 0:
             self._poll_file_system()
@@ -177,7 +181,7 @@ class ServerCore:
             self._poll_file_system()
 
     def _poll_file_system(self):
-        file_system_source.poll(self._config, self._manager)
+        file_system_source.poll(self._config, self._manager, self._mirrors)
 
     def _poll_config_file(self):
         """Apply the configuration file again, without waiting for models; log an error in it."""

@@ -4,9 +4,7 @@ import logging
 import os
 import re
 
-from rnn_serving import exports
 from rnn_serving.model_server.errors import ServingError, not_found
-from rnn_serving.quiet_tensorflow import tf
 
 log = logging.getLogger(__name__)
 
@@ -14,23 +12,23 @@ _INT64 = range(-(2**63), 2**63)
 _VERSION = re.compile(r"-?[0-9]+")
 
 
-def aspired_versions(config):
-    """Return {model: {version: directory}} of the versions to serve for every model in a ModelServerConfig.
+def aspired_versions(config, mirrors):
+    """Return {model: {version: directory}} of the versions to serve for the models in a ModelServerConfig.
 
+    Models at object stores are those of `mirrors`; one of which nothing is known yet is left out.
     Raises: ServingError NOT_FOUND at the first missing base path; then no model gets versions.
     """
-    return {model.name: _select_versions(model, _find_versions(model)) for model in config.model_config_list.config}
+    models = [(model, mirrors.local_path(model)) for model in config.model_config_list.config]
+    return {model.name: _select_versions(model, _find_versions(model, path)) for model, path in models if path}
 
 
-def _find_versions(model):
-    """Return {version: path} of the entries of a model's base path whose whole name is a number."""
-    base_path = exports.local_path(model.base_path)
+def _find_versions(model, base_path):
+    """Return {version: path} of the entries of a model's local base path whose whole name is a number."""
     try:
-        names = _list(base_path)
-    except (OSError, tf.errors.OpError) as error:
-        reason = error.message if isinstance(error, tf.errors.OpError) else error.strerror
+        names = sorted(os.listdir(base_path))
+    except OSError as error:
         raise not_found(
-            f"Could not find base path {model.base_path} for servable {model.name} with error {reason}"
+            f"Could not find base path {model.base_path} for servable {model.name} with error {error.strerror}"
         ) from error
     found = {}
     for name in names:
@@ -49,32 +47,31 @@ def _find_versions(model):
     return found
 
 
-def _list(base_path):
-    """Return the sorted names in a directory, which may be in another file system of TensorFlow, such as gs://."""
-    if os.path.isabs(base_path):
-        return sorted(os.listdir(base_path))
-    return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(base_path))
-
-
 def _select_versions(model, found):
     """Return those of {version: path} that the model's version policy selects."""
     policy = model.model_version_policy
-    kind = policy.WhichOneof("policy_choice")
-    if kind == "all":
-        return found
-    if kind == "specific":
+    if policy.WhichOneof("policy_choice") == "specific":
         for number in set(policy.specific.versions) - set(found):
             log.warning(
                 "Version %s of servable %s, which was requested to be served, is not on disk", number, model.name
             )
-        return {number: path for number, path in found.items() if number in policy.specific.versions}
-    count = policy.latest.num_versions or 1
-    return {number: found[number] for number in sorted(found)[-count:]}
+    selected = select(policy, found)
+    return {number: path for number, path in found.items() if number in selected}
 
 
-def poll(config, manager):
+def select(policy, numbers):
+    """Return the set of those version numbers that a ServableVersionPolicy selects."""
+    kind = policy.WhichOneof("policy_choice")
+    if kind == "all":
+        return set(numbers)
+    if kind == "specific":
+        return set(policy.specific.versions) & set(numbers)
+    return set(sorted(numbers)[-(policy.latest.num_versions or 1) :])
+
+
+def poll(config, manager, mirrors):
     """Set the versions that a manager should serve; if a base path is missing, log it and change nothing."""
     try:
-        manager.aspire(aspired_versions(config))
+        manager.aspire(aspired_versions(config, mirrors))
     except ServingError as error:
         log.error("FileSystemStoragePathSource encountered a filesystem access error: %s", error.message)

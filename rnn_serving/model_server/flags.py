@@ -53,7 +53,7 @@ FLAGS = (
     Flag("rest_api_timeout_in_ms", 30_000, "time limit of the model call, milliseconds; 0 or less for none"),
     Flag("rest_api_enable_cors_support", False, "add Access-Control-* headers to REST answers"),
     Flag("model_name", "default", "name of the model (ignored with --model_config_file)"),
-    Flag("model_base_path", "", "absolute path of the version directories (ignored with --model_config_file)"),
+    Flag("model_base_path", "", "absolute path or URI of the version directories (ignored with --model_config_file)"),
     Flag("model_config_file", "", "text file with a ModelServerConfig: models, version policies, labels"),
     Flag("model_config_file_poll_wait_seconds", 0, "seconds between reads of --model_config_file; 0 to read it once"),
     Flag("file_system_poll_wait_seconds", 1, "seconds between polls for versions; 0 to poll once, negative to disable"),

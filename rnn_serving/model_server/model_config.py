@@ -6,7 +6,7 @@ import os
 from rnn_serving import exports
 from rnn_serving.model_server import text_protos
 from rnn_serving.model_server.errors import failed_precondition, invalid_argument, unimplemented
-from rnn_serving.quiet_tensorflow import tf
+from rnn_serving.object_store import cache, store
 
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -98,8 +98,19 @@ def _check_names_and_paths(models):
             raise invalid_argument(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             )
-        if scheme and scheme not in tf.io.gfile.get_registered_schemes():
-            raise unimplemented(f"File system scheme '{scheme}' not implemented (file: '{model.base_path}')")
+        if store.is_remote(model.base_path):
+            _check_store(scheme, model.base_path)
+
+
+def _check_store(scheme, uri):
+    try:
+        store.require_backend(uri)
+    except store.StoreError as error:
+        raise unimplemented(f"File system scheme '{scheme}' not implemented (file: '{uri}'): {error}") from error
+    try:
+        cache.require_writable()
+    except store.StoreError as error:
+        raise failed_precondition(str(error)) from error
 
 
 def _check_same_platform(model, current_model):

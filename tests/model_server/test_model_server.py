@@ -104,14 +104,16 @@ def server_command(*flags):
         ),
         (["--batching_parameters_file=/a", "--model_base_path=/a"], "without setting server_options.enable_batching"),
         (
-            ["--model_base_path=s3://bucket/m"],
-            "UNIMPLEMENTED: File system scheme 's3' not implemented (file: 's3://bucket",
+            ["--model_base_path=gs://bucket/m"],
+            "UNIMPLEMENTED: File system scheme 'gs' not implemented (file: 'gs://bucket/m'): gs://bucket/m: "
+            "import of gcsfs halted; None in sys.modules; expected pip install -e '.[gs]'\n",
         ),
         (["--model_config_file=/nonexistent/f"], "Error: NOT_FOUND: /nonexistent/f; No such file or directory"),
     ],
 )
 def test_an_invalid_command_line_ends_with_status_255(flags, message, capsys, monkeypatch):
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # keep the log of this process
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     assert model_server_main(flags) == 255
     assert message in capsys.readouterr().out
 
