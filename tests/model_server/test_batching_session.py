@@ -74,7 +74,7 @@ def test_a_wrong_parameter_is_refused(text, message):
 def test_a_version_cannot_have_wrong_parameters_of_its_own(tmp_path):
     (tmp_path / "batching_params.pbtxt").write_text("max_enqueued_batches { value: 0 }")
     with pytest.raises(ServingError, match="max_enqueued_batches must be positive; was 0"):
-        BatchingSession.of(options_of("", per_model=True), tmp_path)
+        BatchingSession.of(options_of("", per_model=True), tmp_path, ())
 
 
 @pytest.mark.parametrize(

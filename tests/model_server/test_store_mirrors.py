@@ -3,7 +3,6 @@
 import contextlib
 import sys
 import threading
-import time
 
 import conformance_models
 import numpy as np
@@ -108,8 +107,8 @@ def test_a_slow_download_holds_up_neither_other_models_nor_reloads(store, half, 
     core = new_core({"m": store.uri})
     core.start()
     store.proxy.hold_after(6000)
-    store.publish_directory(half / "2", 2)
     store.put("2/variables/large", b"a" * 200_000)
+    store.publish_directory(half / "2", 2)
     wait_until(lambda: list(tmp_path.glob("cache/*/staging-*")))
     core.reload(text_format.Parse(config_text({"m": store.uri, "local": half}), text_protos.ModelServerConfig()))
     assert answer(core, "local") == 4.0
@@ -130,7 +129,7 @@ def test_another_version_policy_changes_nothing_until_its_versions_are_here(stor
     config.model_config_list.config[0].model_version_policy.specific.versions.append(1)
     core.reload(config)
     wait_until(lambda: list(tmp_path.glob("cache/*/staging-*")))
-    time.sleep(1.2)  # one poll for versions
+    core._poll_versions()
     assert (answer(core), states(core)) == (4.0, {2: AVAILABLE})
     store.proxy.pass_all()
     wait_until(lambda: states(core) == {1: AVAILABLE, 2: END})
