@@ -1,7 +1,7 @@
 """Unary gRPC calls over one HTTP/2 connection, with as little work for each as the load generator's HTTP/1.1 takes.
 
 Python's gRPC client takes longer for a call than some servers do, and would be measured in their place. This sends the
-same frames: RFC 9113 and https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, without TLS and compression.
+same frames: RFC 9113 and https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, without compression.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ RETRY_S = 0.001
 STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
-def call_headers(authority, method):
+def call_headers(authority, method, scheme="http"):
     """Return the header block of a call."""
     return http2.header_block(
         [
-            *((":method", "POST"), (":scheme", "http"), (":path", method), (":authority", authority)),
+            *((":method", "POST"), (":scheme", scheme), (":path", method), (":authority", authority)),
             *(("te", "trailers"), ("content-type", "application/grpc"), ("grpc-timeout", f"{TIMEOUT_S:.0f}S")),
         ]
     )
@@ -43,8 +43,8 @@ class _Call:
 class GRPCConnection(asyncio.Protocol):
     """One HTTP/2 connection; calls go out together up to the server's limit, and those beyond wait."""
 
-    def __init__(self, authority, method):
-        self._headers, self._buffer, self._next_stream = call_headers(authority, method), b"", 1
+    def __init__(self, authority, method, scheme="http"):
+        self._headers, self._buffer, self._next_stream = call_headers(authority, method, scheme), b"", 1
         self._calls, self._waiting, self._sending = {}, deque(), deque()
         self._window = self._stream_window = http2.DEFAULT_WINDOW
         # No call goes out before the server has said how many it takes; more would make it close streams.

@@ -8,14 +8,19 @@ from urllib.parse import urlsplit
 from benchmarks.grpc_connection import GRPCConnection
 from benchmarks.invalid_answer import InvalidAnswer
 from benchmarks.protocols import PREDICT
+from rnn_serving.tls import TLS
 
 
 @dataclass(frozen=True)
 class HTTPTarget:
-    """POST bodies, bytes of JSON each, to a URL over connections that stay open if the server lets them."""
+    """POST bodies, bytes of JSON each, to a URL over connections that stay open if the server lets them.
+
+    `tls` is the `TLS` of an https:// URL.
+    """
 
     url: str
     bodies: list
+    tls: TLS | None = None
 
     def connect(self):
         """Return the connections; they open as requests need them."""
@@ -25,27 +30,35 @@ class HTTPTarget:
             "Content-Length: "
         ).encode()
         requests = [head + str(len(body)).encode() + b"\r\n\r\n" + body for body in self.bodies]
-        return _HTTPConnections(parts.hostname, parts.port, requests)
+        return _HTTPConnections(parts.hostname, parts.port, self.tls and self.tls.context(), requests)
 
 
 @dataclass(frozen=True)
 class GRPCTarget:
-    """Call a unary method with serialized requests over one connection."""
+    """Call a unary method with serialized requests over one connection, by TLS if there is a `tls`."""
 
     address: str
     requests: list
     method: str = PREDICT
+    tls: TLS | None = None
 
     def connect(self):
         """Return the connection; it opens with the first request."""
-        return _OneGRPCConnection(self.address, self.method, self.requests)
+        return _OneGRPCConnection(self.address, self.method, self.requests, self.tls and _http2_context(self.tls))
+
+
+def _http2_context(tls):
+    """Return the ssl.SSLContext of a connection that speaks HTTP/2 only."""
+    context = tls.context()
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 class _OneGRPCConnection:
     """A connection that is opened again if it ended."""
 
-    def __init__(self, address, method, requests):
-        self.requests, self._address, self._method = requests, address, method
+    def __init__(self, address, method, requests, context):
+        self.requests, self._address, self._method, self._context = requests, address, method, context
         self._connection, self._opening = None, asyncio.Lock()
 
     async def ask(self, index):
@@ -58,9 +71,12 @@ class _OneGRPCConnection:
         async with self._opening:
             if self._connection is None or self._connection.is_over:
                 parts = urlsplit(f"//{self._address}")
-                make = functools.partial(GRPCConnection, self._address, self._method)
+                make = functools.partial(
+                    GRPCConnection, self._address, self._method, "https" if self._context else "http"
+                )
+                target = (parts.hostname, parts.port)
                 loop = asyncio.get_running_loop()
-                _, self._connection = await loop.create_connection(make, parts.hostname, parts.port)
+                _, self._connection = await loop.create_connection(make, *target, ssl=self._context)
         return self._connection
 
     async def close(self):
@@ -71,8 +87,8 @@ class _OneGRPCConnection:
 class _HTTPConnections:
     """As many connections as there are requests in flight; an idle one is used again."""
 
-    def __init__(self, host, port, requests):
-        self.requests, self._address, self._idle = requests, (host, port), []
+    def __init__(self, host, port, context, requests):
+        self.requests, self._address, self._context, self._idle = requests, (host, port), context, []
 
     async def ask(self, index):
         connection = self._idle.pop() if self._idle else await self._open()
@@ -90,7 +106,8 @@ class _HTTPConnections:
         return body
 
     async def _open(self):
-        _, connection = await asyncio.get_running_loop().create_connection(_HTTPConnection, *self._address)
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(_HTTPConnection, *self._address, ssl=self._context)
         return connection
 
     async def close(self):

@@ -35,13 +35,13 @@ class Protocol:
     decode: object
 
 
-def model_query(timeout_s, model_name=MODEL_NAME):
+def model_query(timeout_s, model_name=MODEL_NAME, tls=None):
     """Return the `ModelQuery` of the model under test, for the clients of this project."""
     from rnn_serving.clients.signature import ModelQuery
     from rnn_serving.model import INPUT_KEY, OUTPUT_KEY
     from rnn_serving.saved_model import DEFAULT_SIGNATURE
 
-    return ModelQuery(model_name, DEFAULT_SIGNATURE, INPUT_KEY, OUTPUT_KEY, timeout_s=timeout_s)
+    return ModelQuery(model_name, DEFAULT_SIGNATURE, INPUT_KEY, OUTPUT_KEY, timeout_s=timeout_s, tls=tls)
 
 
 def post(session, url, body):

@@ -16,7 +16,9 @@ from conftest import start_flask, start_model_server
 
 import flask_client
 import tfserving_client
-from benchmarks import server_processes
+from benchmarks import protocols, server_processes
+from benchmarks.load_connections import GRPCTarget, HTTPTarget
+from benchmarks.load_generator import LoadGenerator
 from rnn_serving.command_line import UserError
 from rnn_serving.endpoint.backend import Backend
 from rnn_serving.model_server import server_credentials
@@ -190,7 +192,7 @@ def test_a_client_that_is_trusted_reaches_the_server(grpc_servers, identities, d
         grade(tfserving_client, address, data_dir, *identities[identity])
 
 
-@pytest.mark.parametrize("batching", ["", "--enable_batching"])
+@pytest.mark.parametrize("batching", ["", pytest.param("--enable_batching", marks=pytest.mark.slow)])
 def test_the_model_server_and_the_gateway_are_graded_over_tls(files, identities, export_base, data_dir, batching):
     config = files.write_config("model_server" + batching, client_verify=True)
     flags = [f"--ssl_config_file={config}", *filter(None, [batching])]
@@ -267,6 +269,37 @@ def test_http_clients_take_https(files, identities, flask_url, export_base, data
                 grade(client, address, data_dir, *flags[: flags.index("--data_dir")])
         with pytest.raises(UserError, match="the server does not speak TLS"):
             grade(flask_client, f"{HOST}:{flask_port}", data_dir, *identities["right CA"])
+
+
+def test_the_load_generator_asks_over_tls(files, identities, flask_url, export_base, test_images):
+    flask_port = int(flask_url.rstrip("/").rpartition(":")[2])
+    images = test_images.images[:4]
+    config = files.write_config("load", client_verify=True)
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(start_model_server(export_base, f"--ssl_config_file={config}"))
+        proxy = stack.enter_context(tls_proxy(flask_port, *files.issue("load proxy")))
+        generator = stack.enter_context(LoadGenerator())
+        bodies = {
+            protocols.GRPC: [protocols.to_predict_request(image[None]) for image in images],
+            protocols.FLASK: [protocols.to_flask_request(image) for image in images],
+        }
+
+        def load(protocol, identity):
+            tls = TLS(**dict(zip(("ca_file", "cert_file", "key_file"), identities[identity][1::2])))
+            if protocol is protocols.GRPC:
+                target = GRPCTarget(server.ready[1], bodies[protocol], tls=tls)
+            else:
+                target = HTTPTarget(f"https://{proxy}/", bodies[protocol], tls)
+            return generator.run(target, concurrency=2, duration_s=0.3)
+
+        for protocol in bodies:
+            answered = load(protocol, "certificate")
+            assert not answered.errors
+            assert all(protocol.decode(answer).shape == (1, 10) for _, _, answer in answered.answered)
+        for protocol, identity in ((protocols.GRPC, "right CA"), *((each, "wrong CA") for each in bodies)):
+            refused = load(protocol, identity)
+            assert refused.errors
+            assert not refused.answered
 
 
 @pytest.mark.parametrize(

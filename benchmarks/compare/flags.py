@@ -4,7 +4,7 @@ import argparse
 
 from benchmarks.compare.sources import SERVERS
 from benchmarks.protocols import MODEL_NAME
-from rnn_serving import command_line
+from rnn_serving import command_line, tls
 from rnn_serving.addresses import host_and_port, http_url
 
 # What a run uses for flags that are not given; --quick divides its seconds among its turns.
@@ -23,6 +23,7 @@ def add_flags(parser):
     add("--flask", metavar="URL", type=http_url, help="a Flask server that runs already (default: start two)")
     add("--tfserving", metavar="HOST:PORT", type=host_and_port, help="a model server that runs already, its gRPC port")
     add("--tfserving_rest", metavar="HOST:PORT", type=host_and_port, help="the REST port of --tfserving, if it has one")
+    tls.add_flags(parser)
     add("--threads", type=positive_int, help="threads of a server's model calls (default: one a core)")
     add("--num_tests", type=positive_int, help="images sent in turn (default: all, at most 1,000)")
     add("--concurrency", type=numbers_of(positive_int), help=f"callers {default_of('concurrency')}")

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 from benchmarks.compare.grading import Grader
-from benchmarks.compare.sources import ServerSources
+from benchmarks.compare.sources import ExternalServer, ServerSources
 from benchmarks.load_connections import GRPCTarget, HTTPTarget
 from benchmarks.protocols import model_query
+from rnn_serving import tls
 from rnn_serving.clients import flask as flask_metadata
 from rnn_serving.command_line import UserError
 
@@ -38,7 +39,7 @@ def open_servers(stack, args, base, expected):
     """
     sources = ServerSources(stack, args, base)
     sources.check_memory()
-    opener, servers = _ServerOpener(expected, args.timeout, args.model_name), []
+    opener, servers = _ServerOpener(expected, args), []
     if "article" in args.servers:
         # It does not tell which version it serves.
         servers.append(opener.flask("article", sources.article(), expected.version))
@@ -55,18 +56,21 @@ def open_servers(stack, args, base, expected):
 class _ServerOpener:
     """Compares what servers say about their model with `ExpectedByProtocol`."""
 
-    def __init__(self, expected, timeout_s, model_name):
-        self._expected, self._timeout_s, self._model_name = expected, timeout_s, model_name
+    def __init__(self, expected, args):
+        self._expected, self._timeout_s, self._model_name = expected, args.timeout, args.model_name
+        # Of servers that run already; those that are started here speak plain text.
+        self._grpc_tls, self._https_tls = tls.from_flags(args), tls.from_flags(args, is_https=True)
 
     def flask(self, name, source, version=None):
         """Return the `MeasuredServer` of a server that answers as the Flask endpoint does."""
 
         def identify(measured):
             url = source.address()
-            metadata = flask_metadata.read_metadata(url, self._timeout_s)
+            of_url = self._https_tls if url.startswith("https://") else None
+            metadata = flask_metadata.read_metadata(url, self._timeout_s, tls=of_url)
             measured.version = metadata.get("version", version)
             measured.remark = self._remark(metadata.get("version"), metadata.get("dataset"))
-            measured.target = HTTPTarget(url, self._expected.flask.requests)
+            measured.target = HTTPTarget(url, self._expected.flask.requests, of_url)
 
         return self._open(name, source, self._expected.flask, identify)
 
@@ -89,8 +93,9 @@ class _ServerOpener:
         def identify(measured):
             from tfserving_client import open_grpc
 
-            self._identify_model_server(open_grpc, source, source.address(), measured)
-            measured.target = GRPCTarget(source.address(), self._expected.grpc.requests)
+            of_server = self._grpc_tls if isinstance(source, ExternalServer) else None
+            self._identify_model_server(open_grpc, source, source.address(), measured, of_server)
+            measured.target = GRPCTarget(source.address(), self._expected.grpc.requests, tls=of_server)
 
         return self._open(name, source, self._expected.grpc, identify)
 
@@ -105,12 +110,12 @@ class _ServerOpener:
             measured.failure = str(error)
         return measured
 
-    def _identify_model_server(self, open_client, source, address, measured):
+    def _identify_model_server(self, open_client, source, address, measured, tls=None):
         """Set the name of a model server's program and the version that it serves.
 
         Raises: UserError if it is not there, or if its model does not take the images.
         """
-        with open_client(address, model_query(self._timeout_s, self._model_name)) as (served_by, _):
+        with open_client(address, model_query(self._timeout_s, self._model_name, tls)) as (served_by, _):
             measured.server, measured.version = served_by.program + source.variant, served_by.version
             measured.remark = self._remark(served_by.version)
 

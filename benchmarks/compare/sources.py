@@ -124,9 +124,18 @@ class ServerSources:
             self._args.model_name,
             "--request_timeout",
             str(self._args.timeout),
+            *self._tls_flags(),
         )
         process = server_processes.FlaskServer(self._base, *flags)
         return ManagedServer(self._stack, process, "those of the model server behind it", behind=self._own)
+
+    def _tls_flags(self):
+        """Return the flags of TLS that were given: the gateway reaches --tfserving as we do."""
+        if not self._args.tfserving:
+            return ()
+        names = ("tls_ca_file", "tls_cert_file", "tls_key_file")
+        given = {name: getattr(self._args, name) for name in names if getattr(self._args, name)}
+        return [part for name, value in given.items() for part in (f"--{name}", value)]
 
     def model_servers(self):
         """Return {name: source}; an external one tells its name later."""

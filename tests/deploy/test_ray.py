@@ -1,17 +1,20 @@
 """The Ray Serve application on one node: what it answers is what the model server and the Flask endpoint answer."""
 
+import contextlib
+import functools
 import importlib.util
 import json
 import os
 import secrets
 import socket
 import sys
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 from conftest import BAD_INPUT, publish_copy, started
-from endpoint_processes import wait_until
+from endpoint_processes import children, wait_until
 
 import flask_client
 import tfserving_client
@@ -19,6 +22,8 @@ from benchmarks.server_processes import free_port
 from deploy.ray.__main__ import main
 from rnn_serving import checkpoint
 from rnn_serving.clients.http_json import direct_session
+from rnn_serving.clients.load import run_load
+from rnn_serving.clients.signature import ModelQuery
 from rnn_serving.command_line import UserError
 from rnn_serving.quiet_tensorflow import tf
 
@@ -252,3 +257,60 @@ def test_a_cluster_that_cannot_run_the_application_says_why(export_base, tmp_pat
     context, _ = start_cluster(base, *flags)
     with pytest.raises(AssertionError, match=message), context:
         pass
+
+
+def replicas(pid):
+    """Return how many replicas run in the processes that a process has started, and they in turn."""
+    own = "ServeReplica" in Path(f"/proc/{pid}/cmdline").read_text()
+    return own + sum(map(replicas, children(pid)))
+
+
+@pytest.mark.slow
+def test_more_requests_than_may_wait_are_refused_and_the_others_answered(export_base, test_images):
+    context, grpc_port = start_cluster(export_base, "--max_ongoing_requests", "1", "--max_queued_requests", "2")
+    with context as server:
+        query = ModelQuery("mnist", "serving_default", "x_input", "y_output")
+        with tfserving_client.open_grpc(f"127.0.0.1:{grpc_port}", query) as (_, connect):
+            over_grpc = run_load(connect, test_images, concurrency=16)
+        over_http = run_load(
+            functools.partial(flask_client.connect, server.ready[1], 10.0), test_images, concurrency=16
+        )
+    for load, refusal in ((over_grpc, "RESOURCE_EXHAUSTED: "), (over_http, "status 503 ")):
+        assert load.errors
+        assert all(refusal in error for error in load.errors), load.errors
+        assert load.latencies_s
+
+
+@pytest.mark.slow
+def test_load_adds_replicas_up_to_the_limit(export_base, test_images):
+    flags = ["--max_replicas", "2", "--target_ongoing_requests", "1", "--cpus_per_replica", "0.5"]
+    context, grpc_port = start_cluster(export_base, *flags)
+    with context as server:
+        assert replicas(server.process.pid) == 1
+        query = ModelQuery("mnist", "serving_default", "x_input", "y_output")
+        with tfserving_client.open_grpc(f"127.0.0.1:{grpc_port}", query) as (_, connect):
+
+            def has_grown():
+                assert run_load(connect, test_images, concurrency=8).errors == []
+                return replicas(server.process.pid) == 2
+
+            wait_until(has_grown, limit_s=120)
+
+
+@pytest.mark.slow
+def test_a_replica_whose_model_has_gone_is_replaced_and_serves_the_next_version(export_base, tmp_path):
+    base = tmp_path / "mnist"
+    publish_copy(export_base, base, 1)
+    context, _ = start_cluster(base)
+    with context as server:
+        (base / "1").rename(base / "withdrawn")
+        wait_until(lambda: not answers(server.ready[1]))
+        publish_copy(base / "withdrawn", base, 2)
+        wait_until(lambda: answers(server.ready[1]), limit_s=120)
+        assert served_version(server.ready[1]) == 2
+
+
+def answers(url):
+    with direct_session() as session, contextlib.suppress(requests.RequestException):
+        return session.get(url + "readyz", timeout=5).ok
+    return False

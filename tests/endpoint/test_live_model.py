@@ -210,6 +210,7 @@ def test_an_unreadable_directory_is_logged_and_polling_continues(base, caplog, m
     assert served_version(model) == 2
 
 
+@pytest.mark.slow
 def test_no_request_gets_a_closed_version_while_versions_change(base):
     model, stop, failures = loaded(base), threading.Event(), []
 
