@@ -71,9 +71,8 @@ class _OneGRPCConnection:
         async with self._opening:
             if self._connection is None or self._connection.is_over:
                 parts = urlsplit(f"//{self._address}")
-                make = functools.partial(
-                    GRPCConnection, self._address, self._method, "https" if self._context else "http"
-                )
+                scheme = "https" if self._context else "http"
+                make = functools.partial(GRPCConnection, self._address, self._method, scheme)
                 target = (parts.hostname, parts.port)
                 loop = asyncio.get_running_loop()
                 _, self._connection = await loop.create_connection(make, *target, ssl=self._context)

@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import requests
 from conftest import BAD_INPUT, publish_copy, started
 from endpoint_processes import children, wait_until
 
@@ -305,7 +306,7 @@ def test_a_replica_whose_model_has_gone_is_replaced_and_serves_the_next_version(
     with context as server:
         (base / "1").rename(base / "withdrawn")
         wait_until(lambda: not answers(server.ready[1]))
-        publish_copy(base / "withdrawn", base, 2)
+        publish_copy(export_base, base, 2)
         wait_until(lambda: answers(server.ready[1]), limit_s=120)
         assert served_version(server.ready[1]) == 2
 
