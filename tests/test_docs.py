@@ -18,7 +18,7 @@ STEPS = [path for path in CHAPTERS if path.name[0].isdigit()]
 # Programs that are not the project's. zsh has no comments in interactive use, so no command may be followed by one.
 PROGRAMS = {
     *("apt-get", "cd", "curl", "docker", "echo", "export", "git", "grep", "gunicorn", "kill", "kubectl", "openssl"),
-    *("printf", "saved_model_cli", "sed", "source", "sudo", "waitress-serve"),
+    *("printf", "ray", "saved_model_cli", "serve", "sed", "source", "sudo", "waitress-serve"),
 }
 
 

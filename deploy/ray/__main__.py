@@ -20,6 +20,7 @@ def main(argv=None):
     if not importlib.util.find_spec("ray"):
         raise UserError("Ray is not installed; expected ray[serve], as pip install -e '.[cluster]' installs it")
     args, settings = parse_arguments(argv)
+    settings.model_base_path = absolute_base_path(settings.model_base_path)
     check_ports(args)
     # Imported here and below: only now is Ray known to be there, and it takes seconds, which a wrong flag need not.
     from deploy.ray import cluster
@@ -70,7 +71,7 @@ def print_start(args, settings, replicas):
 def parse_arguments(argv):
     """Return the parsed flags, and as a `settings.Settings` those that describe the application.
 
-    Exit with status 2 if one is invalid. Raises: exports.ExportError if there is no such model on this machine.
+    Exit with status 2 if one is invalid.
     """
     from pydantic import ValidationError
 
@@ -90,7 +91,7 @@ def parse_arguments(argv):
     args = parser.parse_args(argv)
     given = {name: value for name, value in vars(args).items() if name in Settings.model_fields and value is not None}
     try:
-        return args, Settings(**given | {"model_base_path": absolute_base_path(args.model_base_path)})
+        return args, Settings(**given)
     except ValidationError as error:
         found = error.errors()[0]
         where = "".join(f"--{name}={found['input']}: " for name in found["loc"])
