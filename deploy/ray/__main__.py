@@ -13,6 +13,7 @@ import signal
 from deploy.ray import ports
 from rnn_serving import addresses, command_line, exports
 from rnn_serving.command_line import UserError
+from rnn_serving.object_store import store
 
 
 def main(argv=None):
@@ -38,11 +39,13 @@ def main(argv=None):
 
 
 def check_ports(args):
-    """Raise UserError if a port is taken or, with --address, if nothing listens there."""
+    """Raise UserError unless there are two ports, which are free, or with --address if nothing listens there."""
+    if not (args.port and args.http_port) or args.port == args.http_port:
+        raise UserError(f"--port {args.port}, --http_port {args.http_port}: expected two ports from 1 to 65535")
     if not args.address:
         ports.require_free_port(args.host, args.http_port, "--http_port")
         ports.require_free_port("0.0.0.0", args.port, "--port")
-    elif ":" in args.address:
+    elif args.address != "auto":
         ports.require_listener(args.address)
 
 
@@ -86,7 +89,12 @@ def parse_arguments(argv):
     add("--port", type=command_line.port_number, default=9000, help="gRPC port of every node")
     add("--http_port", type=command_line.port_number, default=8000, help="HTTP port of every node")
     add("--host", default="127.0.0.1", help="address of the HTTP port; Ray's gRPC port listens on all")
-    add("--address", help="Ray cluster to join, auto for this machine's (default: start one on this machine)")
+    add(
+        "--address",
+        type=ports.cluster_address,
+        metavar="HOST:PORT",
+        help="Ray cluster to join, or auto (default: start one on this machine)",
+    )
     add("--start_timeout", type=command_line.positive_float, default=120.0, help="time for the replicas to start, s")
     args = parser.parse_args(argv)
     given = {name: value for name, value in vars(args).items() if name in Settings.model_fields and value is not None}
@@ -99,8 +107,12 @@ def parse_arguments(argv):
 
 
 def absolute_base_path(path):
-    """Return a base path as every process on this machine can read it; raise ExportError if it has no version."""
-    if exports.uri_scheme(path) not in (None, "file"):
+    """Return a base path as every process on this machine can read it.
+
+    Raises: exports.ExportError if a directory has no version, or if a URI's back-end is not installed.
+    """
+    if store.is_remote(path):
+        store.require_backend(path)
         return path
     local = os.path.abspath(exports.local_path(path))
     exports.newest(local)

@@ -18,6 +18,7 @@ from ray.serve.schema import ApplicationStatus
 
 from deploy.ray.application import APPLICATION, DEPLOYMENT, GRPC_SERVICES, build
 from rnn_serving.command_line import UserError
+from rnn_serving.object_store.store import Store, StoreError, is_remote
 
 POLL_S = 0.2
 # Later than the replicas' own deadline, whose error says more.
@@ -37,7 +38,8 @@ def running_cluster(address=None):
         ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **own)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"--address {address}: {error}; expected a running Ray cluster") from error
+        where = f"--address {address}" if address else "Ray does not start on this machine"
+        raise UserError(f"{where}: {error}; expected a Ray cluster that runs") from error
     try:
         yield
     finally:
@@ -46,7 +48,14 @@ def running_cluster(address=None):
 
 @contextlib.contextmanager
 def running_serve(host, http_port, grpc_port, request_timeout_s):
-    """Start Serve's proxies on each node with replicas, for HTTP at `host` and for gRPC at all addresses; stop them."""
+    """Start Serve's proxies on each node with replicas, for HTTP at `host` and for gRPC at all addresses; stop them.
+
+    Raises: UserError if Serve runs on the cluster already: its ports would stay, and its applications end with ours.
+    """
+    if serve.status().proxies:
+        raise UserError(
+            "Serve runs on this cluster already; expected one without, or serve deploy deploy/ray/serve_config.yaml"
+        )
     timeout_s = request_timeout_s + PROXY_GRACE_S
     serve.start(
         proxy_location=ProxyLocation.EveryNode,
@@ -110,4 +119,14 @@ def _missing(application, settings):
             f"{found}, the others need {needed:g} cores and {free:g} are free; expected more nodes, fewer replicas "
             "(--min_replicas) or fewer cores for each (--cpus_per_replica)"
         )
-    return f"{found}; expected a version to load under {settings.model_base_path} on every node"
+    return f"{found}; {_why_none_loads(settings.model_base_path)}"
+
+
+def _why_none_loads(base_path):
+    """Return what keeps replicas from loading a version: of a store, what it says."""
+    if is_remote(base_path):
+        try:
+            Store(base_path).listing()
+        except StoreError as error:
+            return str(error)
+    return f"expected a version to load under {base_path} on every node"

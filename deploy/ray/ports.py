@@ -1,5 +1,6 @@
 """Check ports before Ray starts: it would try one that is taken for ever, and an absent cluster for minutes."""
 
+import argparse
 import socket
 
 from rnn_serving import addresses
@@ -18,6 +19,13 @@ def require_free_port(host, port, flag):
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{addresses.join(host, port)}: {reason}; expected a free port ({flag})") from error
+
+
+def cluster_address(text):
+    """Parse HOST:PORT or auto. Raises: argparse.ArgumentTypeError for other text."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT of a Ray cluster, nor auto")
+    return text if text == "auto" else addresses.host_and_port(text)
 
 
 def require_listener(address):

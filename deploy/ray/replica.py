@@ -10,14 +10,11 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Response as WSGIResponse
 
 import flask_server
+from deploy.ray.replica_core import ReplicaCore
 from deploy.ray.served_model import ServedCore
-from rnn_serving.model_server import flags, text_protos
-from rnn_serving.model_server.batching_options import BatchingOptions
-from rnn_serving.model_server.core import ServerCore
 from rnn_serving.model_server.errors import ServingError, unimplemented
 from rnn_serving.model_server.grpc_handlers import Handlers
 from rnn_serving.model_server.grpc_services import BatchingPredictionService, ModelService
-from rnn_serving.model_server.options import complete
 
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -31,8 +28,6 @@ from tensorflow_serving.apis import (
 
 # Says that neither TensorFlow Serving nor our own server gave an answer: their figures are others.
 SERVED_BY = ("x-served-by", "deploy.ray")
-# Rows that may wait for a batch: more than Ray's limit on requests lets in, so the batches never refuse one.
-MAX_WAITING_ROWS = 2**20
 
 
 class ModelReplica:
@@ -44,7 +39,7 @@ class ModelReplica:
         Raises: RuntimeError if its versions do not load.
         """
         self._timeout_s, self._name = settings["request_timeout"], settings["model_name"]
-        self._core = ServerCore(_server_options(settings))
+        self._core = ReplicaCore(settings)
         try:
             self._core.start()
         except ServingError as error:
@@ -58,6 +53,7 @@ class ModelReplica:
         """Raise RuntimeError if no version of the model is loaded, on which Ray replaces the replica."""
         if not self._core.is_available(self._name):
             raise RuntimeError(f"no version of model {self._name} is available")
+        self._core.return_to_newest()
 
     def __del__(self):
         """Free the models, when Ray stops the replica."""
@@ -82,7 +78,9 @@ class ModelReplica:
             headers=request.headers.items(),
             input_stream=io.BytesIO(body),
         )
-        return WSGIResponse.from_app(self._app, builder.get_environ(), buffered=True)
+        environ = builder.get_environ()
+        environ["PATH_INFO"] = request.scope["path"].encode().decode("latin-1")  # of //a/b, EnvironBuilder makes /b
+        return WSGIResponse.from_app(self._app, environ, buffered=True)
 
     async def Predict(self, request, grpc_context):
         """Run a signature on tensors, batched with other requests."""
@@ -147,25 +145,3 @@ class _Call:
 
 def _refuse_reload(request, context):
     raise unimplemented("HandleReloadConfigRequest: the models of a cluster are set where it is deployed")
-
-
-def _server_options(settings):
-    """Return the options of the model server for the settings of a replica."""
-    options = flags.parse(
-        [
-            f"--model_name={settings['model_name']}",
-            f"--model_base_path={settings['model_base_path']}",
-            # Ray starts a replica that failed again; waiting for minutes in here, it would look like a slow one.
-            "--max_num_load_retries=0",
-        ]
-    )
-    options = complete(options)
-    if settings["batching"] != "off":
-        parameters = text_protos.BatchingParameters()
-        parameters.max_batch_size.value = MAX_WAITING_ROWS
-        parameters.enable_large_batch_splitting.value = True
-        parameters.max_execution_batch_size.value = settings["max_batch_size"]
-        parameters.max_enqueued_batches.value = MAX_WAITING_ROWS
-        parameters.batch_timeout_micros.value = settings["batch_timeout_micros"]
-        options.batching = BatchingOptions.of(parameters, needs_independent_rows=settings["batching"] == "auto")
-    return options

@@ -12,11 +12,13 @@ class Settings(BaseModel):
     model_name: str = Field("mnist", description="name of the model")
     min_replicas: int = Field(1, ge=1, description="replicas without load")
     max_replicas: int | None = Field(None, ge=1, description="replicas under load (default: as many as without)")
-    target_ongoing_requests: float = Field(16, gt=0, description="requests per replica that autoscaling aims at")
-    cpus_per_replica: float = Field(1, gt=0, description="cores that Ray reserves for a replica")
+    target_ongoing_requests: float = Field(
+        16, gt=0, allow_inf_nan=False, description="requests per replica that autoscaling aims at"
+    )
+    cpus_per_replica: float = Field(1, gt=0, allow_inf_nan=False, description="cores that Ray reserves for a replica")
     max_ongoing_requests: int = Field(64, ge=1, description="requests that a replica takes at a time")
     max_queued_requests: int = Field(256, ge=1, description="requests that may wait in a proxy; it refuses others")
-    request_timeout: float = Field(10.0, gt=0, description="deadline of a request, s")
+    request_timeout: float = Field(10.0, gt=0, allow_inf_nan=False, description="deadline of a request, s")
     batching: str = Field("auto", pattern="^(auto|on|off)$", description="auto: for models whose rows are independent")
     max_batch_size: int = Field(32, ge=1, description="maximum rows of a batch")
     batch_timeout_micros: int = Field(0, ge=0, description="wait for a batch to fill, us")

@@ -19,7 +19,7 @@ def add_flags(parser, port_help):
         "--retries",
         type=command_line.not_negative_int,
         default=0,
-        help="times to repeat a request whose server has gone; timed as one",
+        help="times to repeat a request whose server has gone, or refuses for now; timed as one",
     )
     parser.add_argument("--json", metavar="FILE", help="write the report there as well")
 

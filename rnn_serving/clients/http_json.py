@@ -6,8 +6,6 @@ import requests
 from rnn_serving import command_line
 from rnn_serving.clients.load import RequestError
 
-LOST_CONNECTION = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
-
 
 def direct_session(tls=None):
     """Return a session that uses no proxy: none stands between a client and a server on the same machine."""
@@ -28,7 +26,7 @@ def post_json(session, url, value, timeout_s):
         answer = session.post(url, data=body, headers={"Content-Type": "application/json"}, timeout=timeout_s)
     except (requests.RequestException, ValueError) as error:
         message = f"{url}: {command_line.request_failure(error)}; expected an answer"
-        raise RequestError(message, isinstance(error, LOST_CONNECTION)) from error
+        raise RequestError(message, _has_lost_connection(error)) from error
     if answer.status_code != 200:
         raise RequestError(f"{url}: {describe_status(answer)}; expected 200", _server_has_gone(answer))
     try:
@@ -37,12 +35,19 @@ def post_json(session, url, value, timeout_s):
         raise RequestError(f"{url}: {answer.text[:100]!r}; expected JSON") from error
 
 
+def _has_lost_connection(error):
+    """Return whether a connection was refused or broke off; one whose certificate is refused would be so again."""
+    lost = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
+    return isinstance(error, lost) and not isinstance(error, requests.exceptions.SSLError)
+
+
 def _server_has_gone(answer):
-    """Return whether an answer says that a server, or the one behind it, is no longer there.
+    """Return whether an answer says that a server, or the one behind it, is not there now, or refuses for now.
 
     Ray answers 500 in plain text if a replica died; our own servers' errors are JSON.
     """
-    return answer.status_code == 503 or (answer.status_code == 500 and "json" not in answer.headers["Content-Type"])
+    is_json = "json" in answer.headers.get("Content-Type", "")
+    return answer.status_code == 503 or (answer.status_code == 500 and not is_json)
 
 
 def causes(error):

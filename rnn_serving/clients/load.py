@@ -15,7 +15,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 1.0
 class RequestError(Exception):
     """A request without a valid answer; the message says what came instead.
 
-    `may_be_repeated` says whether the server, or the one behind it, may have gone: another one can answer.
+    `may_be_repeated` says whether the server, or the one behind it, has gone or refuses for now: to repeat may help.
     """
 
     def __init__(self, message, may_be_repeated=False):
@@ -116,11 +116,13 @@ def _ask_again(ask, images, retries):
 
     Raises: RequestError.
     """
-    for attempt in range(retries):
+    wait_s = FIRST_WAIT_S
+    for _ in range(retries):
         try:
             return ask(images)
         except RequestError as error:
             if not error.may_be_repeated:
                 raise
-        time.sleep(min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S))
+        time.sleep(wait_s)
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
     return ask(images)

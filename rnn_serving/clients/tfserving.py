@@ -82,7 +82,7 @@ def call(method, request, timeout_s):
 
 
 def _server_has_gone(error):
-    """Return whether an error says that a server, or the replica of a cluster behind it, is no longer there."""
+    """Return whether an error says that a server, or the one behind it, is not there now, or refuses for now."""
     if error.code() == grpc.StatusCode.INTERNAL:
         return any(name in error.details() for name in LOST_REPLICA)
-    return error.code() == grpc.StatusCode.UNAVAILABLE
+    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)

@@ -106,7 +106,10 @@ def test_the_endpoint_s_errors_are_those_of_flask(cluster, body, content_type, s
     assert answer.headers["X-Served-By"] == "deploy.ray"
 
 
-@pytest.mark.parametrize("path", ["metadata", "", "healthz", "readyz", "metrics", "nope", "?data=1", "a%20b"])
+@pytest.mark.parametrize(
+    "path",
+    ["metadata", "", "healthz", "readyz", "metrics", "nope", "?data=1", "a%20b", "/nope", "/abc/healthz", "%C3%A4"],
+)
 def test_the_endpoint_s_other_paths_answer_as_under_our_worker(cluster, flask_url, path):
     with direct_session() as session:
         ours, theirs = (session.get(url + path, timeout=30) for url in (cluster[0], flask_url))
@@ -206,17 +209,31 @@ def error_code_of(channel, version):
     ("flags", "message"),
     [
         (["--model_base_path", "/nowhere"], "no exported model; expected /nowhere/<version>/saved_model.pb"),
+        (["--model_base_path", "nope://bucket/mnist"], "nope://bucket/mnist: unknown scheme 'nope'; expected a path"),
         (["--min_replicas", "0"], "--min_replicas=0: Input should be greater than or equal to 1"),
         (["--min_replicas", "3", "--max_replicas", "2"], "max_replicas is 2; expected at least 3"),
         (["--max_ongoing_requests", "x"], "--max_ongoing_requests=x: Input should be a valid integer"),
         (["--batching", "maybe"], "--batching=maybe: "),
+        (["--request_timeout", "inf"], "--request_timeout=inf: Input should be a finite number"),
+        (["--port", "0"], "--port 0, --http_port 1: expected two ports from 1 to 65535"),
+        (["--port", "1"], "--port 1, --http_port 1: expected two ports from 1 to 65535"),
         (["--port", "70000"], "'70000' is not a port from 0 to 65535"),
-        (["--address", "127.0.0.1:1"], "--address 127.0.0.1:1: "),
+        (
+            ["--address", "127.0.0.1:1"],
+            "--address 127.0.0.1:1: Connection refused; expected a running Ray cluster",
+        ),
+        (["--address", "127.0.0.1:abc"], "argument --address: '127.0.0.1:abc' is not the address"),
+        (["--address", "127.0.0.1:99999"], "argument --address: '127.0.0.1:99999' is not the address"),
+        (["--address", "head"], "argument --address: 'head' is not HOST:PORT"),
+        (
+            ["--address", "ray://127.0.0.1:1"],
+            "argument --address: 'ray://127.0.0.1:1' is not HOST:PORT of a Ray cluster",
+        ),
     ],
 )
 def test_a_wrong_flag_is_an_error_before_anything_starts(export_base, flags, message, capsys):
     with pytest.raises((UserError, SystemExit)) as raised:
-        main(["--model_base_path", str(export_base), "--port", "0", "--http_port", "0", *flags])
+        main(["--model_base_path", str(export_base), "--port", "2", "--http_port", "1", *flags])
     assert message in f"{raised.value} {capsys.readouterr().err}"
 
 
@@ -262,8 +279,11 @@ def test_a_cluster_that_cannot_run_the_application_says_why(export_base, tmp_pat
 
 def replicas(pid):
     """Return how many replicas run in the processes that a process has started, and they in turn."""
-    own = "ServeReplica" in Path(f"/proc/{pid}/cmdline").read_text()
-    return own + sum(map(replicas, children(pid)))
+    try:
+        own = "ServeReplica" in Path(f"/proc/{pid}/cmdline").read_text()
+        return own + sum(map(replicas, children(pid)))
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def test_the_ray_service_has_the_fields_that_kuberay_reads():
         [container] = pod["containers"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
-        assert {"startupProbe", "livenessProbe", "resources"} <= set(container)
+        assert {"startupProbe", "livenessProbe", "readinessProbe", "resources"} <= set(container)
         ports = {port["containerPort"] for port in container["ports"]}
         assert {CONFIG["http_options"]["port"], CONFIG["grpc_options"]["port"]} <= ports
         assert args["model_base_path"].startswith(container["volumeMounts"][0]["mountPath"])

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import start_flask
-from endpoint_processes import wait_until, worker_pids
+from endpoint_processes import all_workers_accept, wait_until, worker_pids
 
 BODY = json.dumps({"data": [0.5] * 784}).encode()
 HEADERS = {"Content-Type": "application/json"}
@@ -65,6 +65,7 @@ class Callers:
 @pytest.mark.parametrize("keeps_alive", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_request_in_flight_is_reset_when_the_server_stops(export_base, keeps_alive):
     with start_flask(export_base, "--workers", "2", "--threads", "1") as server:
+        wait_until(lambda: all_workers_accept(server, 2))  # one that still loads its model answers 503
         with Callers(urlsplit(server.ready[1]).netloc, 16, keeps_alive) as callers:
             wait_until(lambda: callers.answered > 300)
             assert server.stop() == 0
