@@ -5,7 +5,7 @@ import time
 
 import requests
 
-from rnn_serving.clients.http_json import direct_session
+from rnn_serving.clients.http_json import causes, direct_session
 
 CALLERS, LIMIT_S = 4, 30
 
@@ -13,7 +13,8 @@ CALLERS, LIMIT_S = 4, 30
 class SteadyLoad:
     """POST one body to the first of several URLs that answers, in a `with`; each answer has to be 200.
 
-    A caller that is refused, by 503 or by a closed connection, asks the next URL, as it would behind a Service.
+    A caller whose connection is refused, or that gets a 503, asks the next URL, as it would behind a Service. A request
+    that was accepted and then dropped is lost.
     """
 
     def __init__(self, urls, body):
@@ -66,7 +67,9 @@ class SteadyLoad:
                 answer = session.post(url, json=self._body, timeout=LIMIT_S)
             except requests.ConnectionError as error:
                 said.append(f"{url}: {error}")
-                continue
+                if any(isinstance(cause, ConnectionRefusedError) for cause in causes(error)):
+                    continue
+                break
             if answer.status_code == 200:
                 return None
             said.append(f"{url}: {answer.status_code} {answer.text[:200]}")

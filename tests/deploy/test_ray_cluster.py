@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import publish_copy, started
+from conftest import publish_copy, run_script, started
 from endpoint_processes import children, wait_until
 
 import flask_client
@@ -120,6 +120,8 @@ def test_a_killed_node_and_changing_versions_lose_no_request(cluster, export_bas
         scores = model.predict({"x_input": test_images.first(IMAGES).images})["y_output"]
     expected = int((scores.argmax(axis=1) == test_images.labels[:IMAGES]).sum())
     with started(*command, ready=r"HTTP at (http://\S+/)") as server:
+        second = run_script(*command[1:])
+        assert "Serve runs on this cluster already" in second.stderr
         url = server.ready[1]
         with ConstantLoad(test_images.first(IMAGES), f"127.0.0.1:{port}", url) as load_:
             load_.wait_for_passes()
