@@ -1,6 +1,7 @@
 """Start Ray and Serve, deploy the application, and wait until it runs or shows why it cannot."""
 
 import contextlib
+import io
 import logging
 import os
 import time
@@ -43,7 +44,8 @@ def running_cluster(address=None):
     try:
         yield
     finally:
-        ray.shutdown()
+        with _without_output():
+            ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -68,7 +70,13 @@ def running_serve(host, http_port, grpc_port, request_timeout_s):
     try:
         yield
     finally:
-        serve.shutdown()
+        with _without_output():
+            serve.shutdown()
+
+
+def _without_output():
+    """Hide standard output in a `with`: to Ray, that its controller ends with Serve is a failure to be printed."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def deploy(settings, timeout_s):
