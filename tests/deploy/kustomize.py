@@ -54,4 +54,4 @@ def merge(base, change, key=None):
 def containers_of(found):
     """Return the containers of all Deployments, as they are in the documents."""
     pods = [document["spec"]["template"]["spec"] for document in found if document["kind"] == "Deployment"]
-    return [container for pod in pods for container in pod["containers"]]
+    return [container for pod in pods for container in (*pod.get("initContainers", ()), *pod["containers"])]

@@ -127,7 +127,7 @@ def test_what_selects_pods_finds_them(name):
 @pytest.mark.parametrize("name", COMPOSED)
 def test_names_of_ports_and_deployments_are_those_of_the_pods(name):
     found = COMPOSED[name]
-    ports = {port["name"] for container in containers_of(found) for port in container["ports"]}
+    ports = {port["name"] for container in containers_of(found) for port in container.get("ports", ())}
     deployments = {identity(document) for document in found if document["kind"] == "Deployment"}
     scaled = [document["spec"]["scaleTargetRef"] for document in found if document["kind"] == "HorizontalPodAutoscaler"]
     assert {(target["kind"], target["name"]) for target in scaled} == deployments
