@@ -481,6 +481,14 @@ def test_an_upload_that_fails_publishes_nothing_and_cleans_up(store, staging):
     assert store.objects() == []
 
 
+def test_a_bucket_that_does_not_exist_is_not_created(store, staging):
+    target = Store("s3://no-such-bucket/m")
+    for write in (lambda: target.create("1/a", b"x"), lambda: target.upload(staging / "saved_model.pb", "1/a")):
+        with pytest.raises(StoreError, match="^s3://no-such-bucket/m/1/a: .*; expected to write there"):
+            write()
+    assert "no-such-bucket" not in [bucket["Name"] for bucket in store.s3.list_buckets()["Buckets"]]
+
+
 def test_an_exporter_without_a_store_fails_before_it_works(store):
     store.proxy.cut_after(0)
     with pytest.raises(StoreError, match=f"{store.uri}: .*; expected a store that lists it"):
