@@ -102,6 +102,8 @@ class Store:
             try:
                 write(file_system, target)
             except FileNotFoundError:  # a back-end with real directories
+                if exports.uri_scheme(self.uri) in _EXTRAS:
+                    raise  # these have none: makedirs would create the bucket
                 file_system.makedirs(target.rpartition("/")[0], exist_ok=True)
                 write(file_system, target)
 
