@@ -87,10 +87,10 @@ class Mirror:
 
     def _sync(self):
         listing = self._store.listing()
-        if not listing:
-            raise StoreError(f"{self._store.uri}: nothing there; expected <version>/{exports.SAVED_MODEL_FILE}")
         here = exports.versions(self.directory)
         found = _versions(listing, here)
+        if not found:  # like a directory that is missing: a store has no empty ones
+            raise StoreError(f"{self._store.uri}: nothing there; expected <version>/{exports.SAVED_MODEL_FILE}")
         wanted = sorted(self._select(set(found)), reverse=True)
         missing = [name for name in map(found.get, wanted) if not _is_current(self.directory / name, listing[name])]
         if missing:
