@@ -26,12 +26,13 @@ class Mirror:
     `is_in_step` says whether the last `sync` found that the copy is what the store has.
     """
 
-    def __init__(self, uri, select, policy):
+    def __init__(self, uri, select, policy, is_kept=lambda number: False):
         """Prepare to mirror `uri`; `select(version numbers)` returns the wanted ones.
 
+        Of the others, those that are here stay while they are at the store and `is_kept(number)`.
         `policy` is a text that stands for `select`: with another one, the same URI has another mirror.
         """
-        self._store, self._select = Store(uri), select
+        self._store, self._select, self._is_kept = Store(uri), select, is_kept
         self._root = cache.directory() / cache.mirror_name(self._store.uri, policy)
         self.directory = self._root / self._store.uri.rpartition("/")[2]
         self.is_in_step = False
@@ -96,7 +97,8 @@ class Mirror:
         if missing:
             self._download_first(missing, listing)
             return True
-        unwanted = [path for number, path in here.items() if number not in wanted or path.name != found[number]]
+        kept = {number for number in found if number in wanted or self._is_kept(number)}
+        unwanted = [path for number, path in here.items() if number not in kept or path.name != found[number]]
         for path in unwanted:
             self._remove(path)
         self._failed.clear()
