@@ -106,21 +106,27 @@ def test_a_version_that_is_being_replaced_or_removed_stays(store, mirror):
     assert settle(mirror) == {1: b"new"}
 
 
-def test_an_empty_base_path_is_like_a_missing_directory_and_removes_nothing(store, mirror):
-    store.publish(1)
-    settle(mirror)
-    store.remove("")
+@pytest.mark.parametrize("others", [[], [""], ["README.md", "7"], ["latest/saved_model.pb", "2/variables/x"]])
+@pytest.mark.parametrize("has_copy", [True, False])
+def test_a_base_path_without_versions_is_like_a_missing_directory_and_removes_nothing(store, mirror, others, has_copy):
+    if has_copy:
+        store.publish(1)
+        settle(mirror)
+        store.remove("")
+    for key in others:
+        store.put(key)
     with pytest.raises(StoreError, match=f"{store.uri}: nothing there; expected <version>/saved_model.pb"):
         mirror.sync()
-    assert list(contents(mirror)) == [1]
+    assert list(contents(mirror)) == [1] * has_copy
 
 
-def test_when_all_versions_are_gone_so_are_the_copies(store, mirror):
-    store.put("readme.txt")
+def test_when_all_wanted_versions_are_gone_and_others_are_there_so_are_the_copies(store):
+    mirror = Mirror(store.uri, lambda numbers: numbers & {1}, "version 1")
     store.publish(1)
     settle(mirror)
+    store.publish(2)
     store.remove("1/")
-    with pytest.raises(StoreError, match="no version to serve"):
+    with pytest.raises(StoreError, match=r"no version to serve; expected another than \[2\]"):
         mirror.sync()
     assert contents(mirror) == {}
 
@@ -153,7 +159,7 @@ def test_there_is_no_copy_of_a_base_path_before_its_first_version(store, mirror)
     assert not mirror.directory.exists()
     store.remove("1/saved_model.pb")
     store.proxy.pass_all()
-    with pytest.raises(StoreError, match="no version to serve"):
+    with pytest.raises(StoreError, match="nothing there"):
         mirror.sync()
     assert not mirror.directory.exists()
 
@@ -364,6 +370,12 @@ def test_a_cache_that_cannot_be_written_is_an_error_that_names_the_variable(tmp_
         cache.require_writable()
 
 
+def test_a_cache_in_an_unknown_home_directory_is_an_error_that_names_the_variable(monkeypatch):
+    monkeypatch.setenv(cache.DIRECTORY_VARIABLE, "~no-such-user/cache")
+    with pytest.raises(StoreError, match="~no-such-user/cache: Could not .* home .*; .*RNN_SERVING_CACHE_DIR"):
+        cache.require_writable()
+
+
 @pytest.mark.parametrize(
     ("variables", "directory"),
     [
@@ -479,6 +491,14 @@ def test_an_upload_that_fails_publishes_nothing_and_cleans_up(store, staging):
     with pytest.raises(StoreError, match=f"{store.uri}/1/{WEIGHTS}: .*; expected to write there"):
         target.publish(staging, 1)
     assert store.objects() == []
+
+
+def test_a_bucket_that_does_not_exist_is_not_created(store, staging):
+    target = Store("s3://no-such-bucket/m")
+    for write in (lambda: target.create("1/a", b"x"), lambda: target.upload(staging / "saved_model.pb", "1/a")):
+        with pytest.raises(StoreError, match="^s3://no-such-bucket/m/1/a: .*; expected to write there"):
+            write()
+    assert "no-such-bucket" not in [bucket["Name"] for bucket in store.s3.list_buckets()["Buckets"]]
 
 
 def test_an_exporter_without_a_store_fails_before_it_works(store):

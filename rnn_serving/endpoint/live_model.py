@@ -88,7 +88,7 @@ class LiveModel:
         """Load the newest version unless it is the current one, or an older one if it is broken; return the errors."""
         errors = []
         for directory in self._newest_first():
-            identity = _identity(directory)
+            identity = identity_of(directory)
             if identity is None:
                 continue
             if self._current and self._current.identity == identity:
@@ -157,7 +157,7 @@ def keep_loaded(model):
     threading.Thread(target=refresh_forever, name="refresh", daemon=True).start()
 
 
-def _identity(directory):
+def identity_of(directory):
     """Return a value that changes when a version is replaced or still being copied, None if it has just gone."""
     if not exports.has_saved_model(directory):
         return None

@@ -3,7 +3,7 @@
 import time
 
 from rnn_serving import exports
-from rnn_serving.endpoint.live_model import REFRESH_S, LiveModel
+from rnn_serving.endpoint.live_model import REFRESH_S, LiveModel, identity_of
 from rnn_serving.object_store.mirror import Mirror
 
 # The newest version, and the one to fall back to if it is broken or removed.
@@ -23,7 +23,10 @@ class StoredModel(LiveModel):
         base, _, name = uri.rstrip("/").rpartition("/")
         if not pinned_version and exports.version_number(name):
             uri, pinned_version = base, exports.version_number(name)
-        self._mirror = _mirror(uri, pinned_version)
+        if pinned_version:
+            self._mirror = Mirror(uri, lambda numbers: numbers & {pinned_version}, f"version {pinned_version}")
+        else:
+            self._mirror = Mirror(uri, self._select, f"newest {_KEPT_VERSIONS}", self._may_be_needed)
         super().__init__(self._mirror.directory, open_version)
 
     def load(self):
@@ -34,10 +37,11 @@ class StoredModel(LiveModel):
         failures = []
         while not self.is_ready:
             self._mirror.update()
-            failures += self._update()
+            new = self._update()
+            failures += new
             if self.is_ready:
                 break
-            if failures and self._mirror.is_in_step:
+            if failures and not new and self._mirror.is_in_step:  # after new ones, the mirror selects older versions
                 raise failures[0]
             time.sleep(REFRESH_S)
         self._log(failures)
@@ -47,8 +51,19 @@ class StoredModel(LiveModel):
         self._mirror.update()
         super().refresh()
 
+    def _select(self, numbers):
+        """Return the newest versions down to the second that is not known to be broken.
 
-def _mirror(uri, pinned_version):
-    if pinned_version:
-        return Mirror(uri, lambda numbers: numbers & {pinned_version}, f"version {pinned_version}")
-    return Mirror(uri, lambda numbers: sorted(numbers)[-_KEPT_VERSIONS:], f"newest {_KEPT_VERSIONS}")
+        The broken ones are among them: other processes with the same copy need not download them again.
+        """
+        here, selected, usable = exports.versions(self._mirror.directory), [], 0
+        for number in sorted(numbers, reverse=True):
+            selected.append(number)
+            usable += number not in here or identity_of(here[number]) not in self._broken
+            if usable == _KEPT_VERSIONS:
+                break
+        return selected
+
+    def _may_be_needed(self, number):
+        """Return whether a version serves, or may have to: any before the first is loaded, no older ones after that."""
+        return self._current is None or number >= exports.version_number(self._current.identity[0])

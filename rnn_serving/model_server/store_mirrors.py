@@ -64,10 +64,11 @@ class _MirrorThread(threading.Thread):
         """Keep the mirror in step until `stop`."""
         while not self._stopping.is_set():
             has_changed = self._mirror.update()
-            if has_changed or not self._was_tried:
+            is_last = self._interval_s == 0 and self._mirror.is_in_step
+            if has_changed or is_last or not self._was_tried:  # at the last, another process may have downloaded
                 self._was_tried = True
                 self._on_change()
-            if self._interval_s == 0 and self._mirror.is_in_step:
+            if is_last:
                 return
             if not has_changed:  # or else there may be more to download
                 self._stopping.wait(self._interval_s or _RETRY_S)

@@ -15,9 +15,13 @@ _ENDPOINTS = re.compile(r"ENDPOINT_URL|EMULATOR_HOST|AWS_PROFILE")
 
 
 def directory():
-    """Return the directory of all mirrors."""
+    """Return the directory of all mirrors. Raises: StoreError if it is in a home directory that nobody knows."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get(DIRECTORY_VARIABLE) or f"{caches}/rnn-serving").expanduser()
+    path = os.environ.get(DIRECTORY_VARIABLE) or f"{caches}/rnn-serving"
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # a user without HOME and without an entry in passwd, as in containers
+        raise _unusable(path, str(error).rstrip(".")) from error
 
 
 def require_writable():
@@ -29,7 +33,11 @@ def require_writable():
     except OSError as error:
         reason = error.strerror
     if reason:
-        raise StoreError(f"{cache}: {reason}; expected to keep models there, {DIRECTORY_VARIABLE} names another place")
+        raise _unusable(cache, reason)
+
+
+def _unusable(path, reason):
+    return StoreError(f"{path}: {reason}; expected to keep models there, {DIRECTORY_VARIABLE} names another place")
 
 
 def mirror_name(uri, policy):

@@ -26,12 +26,13 @@ class Mirror:
     `is_in_step` says whether the last `sync` found that the copy is what the store has.
     """
 
-    def __init__(self, uri, select, policy):
+    def __init__(self, uri, select, policy, is_kept=lambda number: False):
         """Prepare to mirror `uri`; `select(version numbers)` returns the wanted ones.
 
+        Of the others, those that are here stay while they are at the store and `is_kept(number)`.
         `policy` is a text that stands for `select`: with another one, the same URI has another mirror.
         """
-        self._store, self._select = Store(uri), select
+        self._store, self._select, self._is_kept = Store(uri), select, is_kept
         self._root = cache.directory() / cache.mirror_name(self._store.uri, policy)
         self.directory = self._root / self._store.uri.rpartition("/")[2]
         self.is_in_step = False
@@ -87,16 +88,17 @@ class Mirror:
 
     def _sync(self):
         listing = self._store.listing()
-        if not listing:
-            raise StoreError(f"{self._store.uri}: nothing there; expected <version>/{exports.SAVED_MODEL_FILE}")
         here = exports.versions(self.directory)
         found = _versions(listing, here)
+        if not found:  # like a directory that is missing: a store has no empty ones
+            raise StoreError(f"{self._store.uri}: nothing there; expected <version>/{exports.SAVED_MODEL_FILE}")
         wanted = sorted(self._select(set(found)), reverse=True)
         missing = [name for name in map(found.get, wanted) if not _is_current(self.directory / name, listing[name])]
         if missing:
             self._download_first(missing, listing)
             return True
-        unwanted = [path for number, path in here.items() if number not in wanted or path.name != found[number]]
+        kept = {number for number in found if number in wanted or self._is_kept(number)}
+        unwanted = [path for number, path in here.items() if number not in kept or path.name != found[number]]
         for path in unwanted:
             self._remove(path)
         self._failed.clear()

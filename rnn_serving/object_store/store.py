@@ -65,7 +65,9 @@ class Store:
             found = file_system.find(base, detail=True)
         directories = {}
         for path, info in sorted(found.items()):
-            name, _, file = path.removeprefix(base).lstrip("/").partition("/")
+            name, slash, file = path.removeprefix(base).lstrip("/").partition("/")
+            if not slash:
+                continue  # an object beside the directories, or one that stands for the base path
             files = directories.setdefault(name, {})
             if file and not file.endswith("/"):  # such an object stands for an empty directory
                 files[file] = [info.get("size"), " ".join(str(info[key]) for key in _STAMPS if info.get(key))]
@@ -102,6 +104,8 @@ class Store:
             try:
                 write(file_system, target)
             except FileNotFoundError:  # a back-end with real directories
+                if exports.uri_scheme(self.uri) in _EXTRAS:
+                    raise  # these have none: makedirs would create the bucket
                 file_system.makedirs(target.rpartition("/")[0], exist_ok=True)
                 write(file_system, target)
 

@@ -13,6 +13,7 @@ from endpoint_processes import ready_workers, wait_until, worker_pids
 
 import flask_server
 from benchmarks import server_processes
+from rnn_serving import exports
 from rnn_serving.command_line import UserError
 from rnn_serving.endpoint.stored_model import StoredModel
 
@@ -192,9 +193,54 @@ def test_at_the_start_a_broken_version_is_logged_and_the_one_before_it_served(st
     assert "/2 is broken; serving version 1 instead" in caplog.text
 
 
-def test_at_the_start_the_error_of_the_newest_is_raised_if_all_are_broken(store):
-    for version in (1, 2, 3):
+def publish_broken(store, *versions):
+    for version in versions:
         store.publish(version)
         store.put(f"{version}/saved_model.pb", b"broken")
+
+
+def test_versions_are_tried_until_one_is_not_broken_and_its_copy_stays(store):
+    store.publish(1)
+    model = StoredModel(store.uri, None, Version)
+    model.load()
+    publish_broken(store, 2, 3)
+    others = StoredModel(store.uri, None, Version)  # of another worker, which knows nothing yet
+    others.load()
+    assert served(others) == 1
+    wait_until(lambda: refreshed_until_in_step(model))
+    assert served(model) == 1
+    assert list(exports.versions(model._mirror.directory)) == [1, 2, 3]
+    store.proxy.cut_after(0)
+    restarted = StoredModel(store.uri, None, Version)
+    restarted.load()  # from the copy alone
+    assert served(restarted) == 1
+
+
+def refreshed_until_in_step(model):
+    model.refresh()
+    return model._mirror.is_in_step
+
+
+def test_at_the_start_a_good_version_under_two_broken_ones_is_served(store):
+    store.publish(1)
+    publish_broken(store, 2, 3)
+    model = StoredModel(store.uri, None, Version)
+    model.load()
+    assert served(model) == 1
+
+
+def test_what_another_worker_serves_stays_while_broken_versions_arrive(store):
+    store.publish(1)
+    model = StoredModel(store.uri, None, Version)
+    model.load()
+    publish_broken(store, 2, 3)
+    for _ in range(3):  # two downloads, without looking at what has arrived, and what is removed after them
+        model._mirror.update()
+    assert model._mirror.is_in_step
+    assert list(exports.versions(model._mirror.directory)) == [1, 2, 3]
+
+
+def test_at_the_start_the_error_of_the_newest_is_raised_if_all_are_broken(store):
+    publish_broken(store, 1, 2, 3)
     with pytest.raises(UserError, match="/3 is broken"):
         StoredModel(store.uri, None, Version).load()

@@ -15,8 +15,12 @@ from rnn_serving.model_server import flags, text_protos
 from rnn_serving.model_server.core import ServerCore
 from rnn_serving.model_server.errors import ServingError
 from rnn_serving.model_server.options import complete
+from rnn_serving.model_server.store_mirrors import StoreMirrors
+from rnn_serving.object_store import cache
+from rnn_serving.object_store.mirror import Mirror
 
 from tensorflow_serving.apis import model_pb2
+from tensorflow_serving.config import model_server_config_pb2
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +168,25 @@ def test_with_an_interval_of_0_a_store_is_asked_until_it_answers_and_then_no_mor
     core.start()
     assert answer(core) == 3.0
     wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "mirror"])
+
+
+def test_with_an_interval_of_0_a_copy_that_another_process_made_is_announced(store):
+    store.publish(1)
+    config = text_format.Parse(config_text({"m": store.uri}), model_server_config_pb2.ModelServerConfig())
+    (model,) = config.model_config_list.config
+    policy = model.model_version_policy
+    other = Mirror(store.uri, lambda numbers: numbers, str(policy))
+    paths = []
+    mirrors = StoreMirrors(0, lambda: paths.append(mirrors.local_path(model)))
+    other.directory.parent.mkdir(parents=True)
+    try:
+        with cache.try_lock(other.directory.parent / "lock"):
+            mirrors.keep(config)
+            wait_until(lambda: paths == [None])
+        wait_until(lambda: other.sync() or other.is_in_step)
+        wait_until(lambda: paths[-1] == other.directory)
+    finally:
+        mirrors.stop()
 
 
 def test_a_broken_version_at_the_store_leaves_the_old_one_serving(store, half, new_core, caplog):
