@@ -15,7 +15,7 @@ _ENDPOINTS = re.compile(r"ENDPOINT_URL|EMULATOR_HOST|AWS_PROFILE")
 
 
 def directory():
-    """Return the directory of all mirrors. Raises: StoreError if it is in a home directory that nobody knows."""
+    """Return the directory of all mirrors. Raises: StoreError if it depends on a home directory that is unknown."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     path = os.environ.get(DIRECTORY_VARIABLE) or f"{caches}/rnn-serving"
     try:
