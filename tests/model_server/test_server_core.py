@@ -27,9 +27,7 @@ PLATFORM, ALL = 'model_platform: "tensorflow"', "model_version_policy { all {} }
 @pytest.fixture(scope="module")
 def half(tmp_path_factory):
     """A base path with the versions 1 and 2, which answer 3 and 4 for the 2 of `answer`."""
-    directory = tmp_path_factory.mktemp("models")
-    conformance_models.build_half(directory)
-    return directory / "half"
+    return conformance_models.build_half(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

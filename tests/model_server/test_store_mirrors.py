@@ -26,9 +26,7 @@ from tensorflow_serving.config import model_server_config_pb2
 @pytest.fixture(scope="module")
 def half(tmp_path_factory):
     """A base path with the versions 1 and 2, which answer 3 and 4 for the 2 of `answer`."""
-    directory = tmp_path_factory.mktemp("models")
-    conformance_models.build_half(directory)
-    return directory / "half"
+    return conformance_models.build_half(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
