@@ -28,7 +28,7 @@ def post_json(session, url, value, timeout_s):
         message = f"{url}: {command_line.request_failure(error)}; expected an answer"
         raise RequestError(message, _has_lost_connection(error)) from error
     if answer.status_code != 200:
-        raise RequestError(f"{url}: {describe_status(answer)}; expected 200", _server_has_gone(answer))
+        raise RequestError(f"{url}: {describe_status(answer)}; expected 200", _may_succeed_later(answer))
     try:
         return orjson.loads(answer.content)
     except ValueError as error:
@@ -41,7 +41,7 @@ def _has_lost_connection(error):
     return isinstance(error, lost) and not isinstance(error, requests.exceptions.SSLError)
 
 
-def _server_has_gone(answer):
+def _may_succeed_later(answer):
     """Return whether an answer says that a server, or the one behind it, is not there now, or refuses for now.
 
     Ray answers 500 in plain text if a replica died; our own servers' errors are JSON.

@@ -102,7 +102,7 @@ class _LoadRun:
 def _checked_scores(ask, images, retries):
     """Return (scores, None) or (None, what went wrong)."""
     try:
-        scores = np.asarray(_ask_again(ask, images, retries))
+        scores = np.asarray(_ask_with_retries(ask, images, retries))
     except RequestError as error:
         return None, str(error)
     if scores.shape != (len(images), NUM_CLASSES) or not np.isfinite(scores).all():
@@ -111,7 +111,7 @@ def _checked_scores(ask, images, retries):
     return scores, None
 
 
-def _ask_again(ask, images, retries):
+def _ask_with_retries(ask, images, retries):
     """Return what `ask(images)` does; while it fails in a way that may be repeated, wait and ask up to `retries` times.
 
     Raises: RequestError.

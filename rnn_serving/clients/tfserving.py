@@ -78,10 +78,10 @@ def call(method, request, timeout_s):
         return method(request, timeout=timeout_s)
     except grpc.RpcError as error:
         message = f"{error.code().name}: {error.details()}; expected an answer"
-        raise RequestError(message, may_be_repeated=_server_has_gone(error)) from error
+        raise RequestError(message, may_be_repeated=_may_succeed_later(error)) from error
 
 
-def _server_has_gone(error):
+def _may_succeed_later(error):
     """Return whether an error says that a server, or the one behind it, is not there now, or refuses for now."""
     if error.code() == grpc.StatusCode.INTERNAL:
         return any(name in error.details() for name in LOST_REPLICA)
